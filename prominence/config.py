@@ -71,7 +71,9 @@ def load_config(env: Mapping[str, str] | None = None) -> Config:
         database_url=reader.text("DATABASE_URL"),
         redis_url=redis_url,
         node_redis_url=reader.text("NODE_REDIS_URL") or redis_url,
-        public_url=(reader.text("URL") or _stored(data / "run" / "url") or "http://127.0.0.1:8000/api/v1").rstrip("/"),
+        public_url=(
+            reader.text("URL") or _stored(data / "run" / "url") or "http://127.0.0.1:8000/api/v1"
+        ).rstrip("/"),
         secret_key=reader.text("SECRET_KEY") or _secret(data / "secret-key"),
         debug=reader.flag("DEBUG"),
         allowed_hosts=tuple(reader.text("ALLOWED_HOSTS", "*").split(",")),
@@ -142,7 +144,9 @@ class _Reader:
     def flag(self, name: str) -> bool:
         text = self.text(name, "0").lower()
         if text not in {"0", "1", "true", "false", "yes", "no"}:
-            raise ConfigError(f"PROMINENCE_{name}: {text!r} is not one of 0, 1, true, false, yes, no")
+            raise ConfigError(
+                f"PROMINENCE_{name}: {text!r} is not one of 0, 1, true, false, yes, no"
+            )
         return text in {"1", "true", "yes"}
 
     def pairs(self, name: str) -> dict[str, str]:

@@ -1,0 +1,23 @@
+"""Where higher rooms join in on what happens to a job, in the same transaction, without being imported from here.
+
+`clouds` releases capacity when placements end; a higher room registers in its AppConfig.ready().
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobs.models import Placement
+
+PlacementsEnded = Callable[[Sequence["Placement"]], None]
+_placements_ended: list[PlacementsEnded] = []
+
+
+def on_placements_ended(hook: PlacementsEnded) -> None:
+    """Call `hook` with placements (just marked not live, rows locked by their job) inside the transaction that ends them."""
+    _placements_ended.append(hook)
+
+
+def placements_ended(placements: Sequence["Placement"]) -> None:
+    for hook in _placements_ended:
+        hook(placements)

@@ -1,0 +1,67 @@
+"""Effects that must follow a commit. A row is removed by its effect; an overdue row is handled again.
+
+Owns the table's use: `put` inside a transaction, `settle` when the effect is seen, `due` and `postpone` for the loop
+that handles rows. Handlers are registered by topic by the room that can bring the effect about.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from jobs.models import Outbox
+
+OFFER = "offer"  # key: job.attempt.rank      effect: the node claimed it, or the attempt ended
+STOP = "stop"  # key: job.attempt.rank       effect: the attempt ended
+
+Handler = Callable[[Sequence[Outbox]], None]
+_handlers: dict[str, Handler] = {}
+
+
+def on_topic(topic: str, handler: Handler) -> None:
+    """Register who handles due rows of `topic`: called outside transactions, with a batch; may be called again."""
+    _handlers[topic] = handler
+
+
+def handler_of(topic: str) -> Handler | None:
+    return _handlers.get(topic)
+
+
+def put(
+    topic: str, rows: Mapping[str, dict[str, object]], *, due_in_s: float = 0.0
+) -> None:
+    """Insert rows {key: payload}; a key that is there already stays as it is. Call inside a transaction.
+
+    due_in_s: how long the caller's own prompt handling may take before the loop does it.
+    """
+    due = Now() + timedelta(seconds=due_in_s)
+    Outbox.objects.bulk_create(
+        [Outbox(topic=topic, key=key, payload=payload, due_at=due) for key, payload in rows.items()],
+        ignore_conflicts=True,
+    )
+
+
+def settle(topic: str, keys: Iterable[str]) -> None:
+    """The effect of these rows was seen."""
+    Outbox.objects.filter(topic=topic, key__in=list(keys)).delete()
+
+
+def due(limit: int) -> list[Outbox]:
+    """Rows whose time has come, oldest first."""
+    return list(Outbox.objects.filter(due_at__lte=Now()).order_by("due_at")[:limit])
+
+
+def postpone(rows: Sequence[Outbox], *, seconds: float) -> None:
+    """Handled now; look again in `seconds` if the effect has not come by then."""
+    ids = [row.pk for row in rows]
+    with transaction.atomic():
+        Outbox.objects.filter(pk__in=ids).update(
+            due_at=Now() + timedelta(seconds=seconds), tries=F("tries") + 1
+        )
+
+
+def all_due_now() -> None:
+    """After a loss of Redis: whatever was published is to be published again."""
+    Outbox.objects.update(due_at=Now())

@@ -1,0 +1,177 @@
+"""States, reasons and their consequences: pure tables and functions over plain values.
+
+Owns the public words of a job's life, which change may follow which, and what each reason means. No ORM, no clock.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from django.db.models import TextChoices
+
+
+class JobStatus(TextChoices):
+    """The contract's words (S10-S15)."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    DELETED = "deleted"
+    KILLED = "killed"
+    FAILED = "failed"
+
+
+ACTIVE = frozenset({JobStatus.PENDING, JobStatus.RUNNING})
+TERMINAL = frozenset(JobStatus) - ACTIVE
+# pending -> completed is not legal: a job that ended was running, and both events are written even if heard at once.
+TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.PENDING: frozenset(
+        {JobStatus.RUNNING, JobStatus.DELETED, JobStatus.FAILED, JobStatus.KILLED}
+    ),
+    JobStatus.RUNNING: frozenset({JobStatus.PENDING, *TERMINAL}),
+    **{status: frozenset() for status in TERMINAL},
+}
+
+
+class AttemptStatus(TextChoices):
+    """assigned: offered to a node.  claimed: the node has it.  running: the first task's process started."""
+
+    ASSIGNED = "assigned"
+    CLAIMED = "claimed"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class Outcome(TextChoices):
+    """Decides retries, dependencies and workflow status (D1); empty while a job is active."""
+
+    WELL = "well"
+    BADLY = "badly"
+
+
+class Fault(StrEnum):
+    """Whose fault an end was; who has to act."""
+
+    NONE = "none"
+    USER = "user"
+    RESOURCES = "resources"
+    IMAGE = "image"
+    DATA = "data"
+    NODE = "node"
+    SITE = "site"
+    PLATFORM = "platform"
+
+
+class Reason(TextChoices):
+    """Why a job changed its state. Code chooses one of these; REASONS says what follows."""
+
+    SUBMITTED = "submitted", ""
+    STARTED = "started", ""
+    FINISHED = "finished", ""
+    EXIT_CODE = "exitCode", "Executable exited with a non-zero exit code"
+    WALLTIME = "walltime", "Walltime limit exceeded"
+    IMAGE_PULL = "imagePull", "Container image pull failed"
+    STAGE_IN = "stageIn", "Artifact download failed"
+    NOT_STARTED = "commandNotStarted", "Unable to execute task(s)"
+    DELETED_BY_USER = "deletedByUser", "Job deleted by user"
+    GIVEN_BACK = "givenBack", "Given back by the node before it started"
+    NEVER_STARTED = "neverStarted", "The node ended it before it started"
+    SHIM_LOST = "shimLost", "Its supervisor on the node died"
+    LEASE_EXPIRED = "leaseExpired", "The node lost contact and stopped it"
+    NODE_LOST = "nodeLost", "The node was lost"
+    NODE_ERROR = "nodeError", "The node could not run it"
+    EVICTED = "evicted", "Job was evicted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meaning:
+    """What follows from a reason when an attempt ends.
+
+    status: the job's status if it is not run again.  retry: may it run again?  counted: against `maximumRetries`?
+    """
+
+    status: JobStatus
+    fault: Fault
+    retry: bool = False
+    counted: bool = True
+
+
+REASONS: dict[Reason, Meaning] = {
+    Reason.FINISHED: Meaning(status=JobStatus.COMPLETED, fault=Fault.NONE),
+    Reason.EXIT_CODE: Meaning(status=JobStatus.COMPLETED, fault=Fault.USER, retry=True),
+    Reason.WALLTIME: Meaning(status=JobStatus.KILLED, fault=Fault.RESOURCES),
+    Reason.IMAGE_PULL: Meaning(status=JobStatus.FAILED, fault=Fault.IMAGE, retry=True),
+    Reason.STAGE_IN: Meaning(status=JobStatus.FAILED, fault=Fault.DATA, retry=True),
+    Reason.NOT_STARTED: Meaning(status=JobStatus.FAILED, fault=Fault.IMAGE, retry=True),
+    Reason.DELETED_BY_USER: Meaning(status=JobStatus.DELETED, fault=Fault.USER),
+    Reason.GIVEN_BACK: Meaning(
+        status=JobStatus.FAILED, fault=Fault.NONE, retry=True, counted=False
+    ),
+    Reason.NEVER_STARTED: Meaning(
+        status=JobStatus.FAILED, fault=Fault.NODE, retry=True, counted=False
+    ),
+    Reason.SHIM_LOST: Meaning(status=JobStatus.FAILED, fault=Fault.NODE, retry=True, counted=False),
+    Reason.LEASE_EXPIRED: Meaning(
+        status=JobStatus.FAILED, fault=Fault.NODE, retry=True, counted=False
+    ),
+    Reason.NODE_LOST: Meaning(status=JobStatus.FAILED, fault=Fault.NODE, retry=True, counted=False),
+    Reason.NODE_ERROR: Meaning(
+        status=JobStatus.FAILED, fault=Fault.NODE, retry=True, counted=False
+    ),
+    Reason.EVICTED: Meaning(status=JobStatus.FAILED, fault=Fault.NODE),
+}
+
+# A job that took this many nodes with it is more likely their fault's cause than its victim.
+MAXIMUM_NODE_FAULTS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What a verdict depends on: the job as it stands when an attempt of it ends."""
+
+    retries: int
+    maximum_retries: int
+    node_faults: int
+    delete_requested: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What becomes of a job whose attempt ended: `status` pending means it is queued again."""
+
+    status: JobStatus
+    reason: Reason
+    outcome: Outcome | None
+    counts_as_retry: bool = False
+    counts_as_node_fault: bool = False
+
+
+def judge(reason: Reason, standing: Standing) -> Verdict:
+    """Decide what follows when the current attempt of a job ends for `reason`.
+
+    A requested deletion wins over everything: the user no longer wants any result.
+    """
+    if standing.delete_requested:
+        reason = Reason.DELETED_BY_USER
+    meaning = REASONS[reason]
+    if meaning.retry and meaning.counted and standing.retries < standing.maximum_retries:
+        return Verdict(status=JobStatus.PENDING, reason=reason, outcome=None, counts_as_retry=True)
+    if meaning.retry and not meaning.counted:
+        is_fault = meaning.fault is not Fault.NONE
+        if standing.node_faults + is_fault <= MAXIMUM_NODE_FAULTS:
+            return Verdict(
+                status=JobStatus.PENDING,
+                reason=reason,
+                outcome=None,
+                counts_as_node_fault=is_fault,
+            )
+        reason, meaning = Reason.EVICTED, REASONS[Reason.EVICTED]
+    outcome = Outcome.WELL if reason is Reason.FINISHED else Outcome.BADLY
+    return Verdict(status=meaning.status, reason=reason, outcome=outcome)
+
+
+def is_legal_path(statuses: list[JobStatus]) -> bool:
+    """Do these statuses, in order, start with pending and follow TRANSITIONS?"""
+    if not statuses or statuses[0] != JobStatus.PENDING:
+        return False
+    steps = zip(statuses, statuses[1:], strict=False)
+    return all(after in TRANSITIONS[before] for before, after in steps)
