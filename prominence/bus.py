@@ -33,6 +33,7 @@ class Queued(msgspec.Struct, frozen=True, array_like=True):
     shape: str
     priority: int
     job: int
+    kind: str = ""
 
 
 @lru_cache(maxsize=1)
