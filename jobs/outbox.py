@@ -29,16 +29,17 @@ def handler_of(topic: str) -> Handler | None:
     return _handlers.get(topic)
 
 
-def put(
-    topic: str, rows: Mapping[str, dict[str, object]], *, due_in_s: float = 0.0
-) -> None:
+def put(topic: str, rows: Mapping[str, dict[str, object]], *, due_in_s: float = 0.0) -> None:
     """Insert rows {key: payload}; a key that is there already stays as it is. Call inside a transaction.
 
     due_in_s: how long the caller's own prompt handling may take before the loop does it.
     """
     due = Now() + timedelta(seconds=due_in_s)
     Outbox.objects.bulk_create(
-        [Outbox(topic=topic, key=key, payload=payload, due_at=due) for key, payload in rows.items()],
+        [
+            Outbox(topic=topic, key=key, payload=payload, due_at=due)
+            for key, payload in rows.items()
+        ],
         ignore_conflicts=True,
     )
 

@@ -1,6 +1,6 @@
 """The one door for a job's state: every status, attempt and placement column is written here, with its event row.
 
-Owns `apply_reports` (what nodes say), `open_attempts` (what the scheduler decides), `delete_queued`. Each call is a
+Owns `apply_reports` (what nodes say), `open_attempts` (what the scheduler decides), `delete_jobs`. Each call is a
 batch and one transaction: jobs are locked in id order, judged by the pure tables of `jobs.states`, and written
 together with events and outbox rows. What carries a number other than the job's current attempt is stale: logged,
 without effect. After commit, followers and the scheduler are told (hints only).
@@ -9,11 +9,10 @@ Lock order everywhere: incarnations (by the caller), then jobs by id.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 from django.db import transaction
 from django.db.models import F
@@ -21,9 +20,18 @@ from django.db.models.functions import Now
 
 from jobs import hooks, outbox
 from jobs.models import Attempt, Event, Job, Placement
+from jobs.reports import (
+    Assignment,
+    ClaimReport,
+    EndReport,
+    Opened,
+    PlacementPlan,
+    Report,
+    StartReport,
+    TaskReport,
+)
 from jobs.states import (
-    REASONS,
-    TERMINAL,
+    ACTIVE,
     TRANSITIONS,
     AttemptStatus,
     JobStatus,
@@ -32,92 +40,9 @@ from jobs.states import (
     Standing,
     judge,
 )
-from prominence.bus import Queued, announce_changes, announce_queued
+from prominence.bus import Queued, announce_changes, announce_due, announce_queued
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogFacts:
-    """How an output stream ended: bytes written, and whether all of them are or will be stored."""
-
-    size: int
-    complete: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimReport:
-    """A node took the offer."""
-
-    job_id: int
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartReport:
-    """The first task's process started `ago_s` seconds before now."""
-
-    job_id: int
-    attempt: int
-    ago_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskReport:
-    """Task `index` ended; `result` has the fields of worker.protocol.TaskResult."""
-
-    job_id: int
-    attempt: int
-    index: int
-    result: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndReport:
-    """No process of the attempt is left. `tasks` as in TaskReport; times in seconds, memory in KB."""
-
-    job_id: int
-    attempt: int
-    reason: Reason
-    detail: str = ""
-    tasks: Sequence[Mapping[str, Any]] = ()
-    max_memory_kb: int | None = None
-    ago_s: float = 0.0
-    stdout: LogFacts | None = None
-    stderr: LogFacts | None = None
-
-
-Report = ClaimReport | StartReport | TaskReport | EndReport
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacementPlan:
-    """Where an attempt goes and what it is given there."""
-
-    incarnation: int
-    node_name: str
-    site: str
-    cpus: int
-    memory_mb: int
-    disk_mb: int
-    batch: str = ""
-    charged: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    job_id: int
-    plan: PlacementPlan
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """An attempt that now exists and has to be offered."""
-
-    job_id: int
-    attempt: int
-    incarnation: int
-    batch: str
 
 
 def apply_reports(reports: Sequence[Report], *, actor: str) -> None:
@@ -144,9 +69,7 @@ def apply_reports(reports: Sequence[Report], *, actor: str) -> None:
     ledger.save()
 
 
-def open_attempts(
-    assignments: Sequence[Assignment], *, offer_due_in_s: float
-) -> list[Opened]:
+def open_attempts(assignments: Sequence[Assignment], *, offer_due_in_s: float) -> list[Opened]:
     """Give each job that still waits its next attempt, with placement and offer row; returns what was opened.
 
     A job that is no longer queued (deleted, taken) is left out. `offer_due_in_s`: when the outbox loop is to publish
@@ -198,20 +121,28 @@ def _placement(attempt: Attempt, plan: PlacementPlan) -> Placement:
     )
 
 
-def delete_queued(job_ids: Iterable[int], *, actor: str) -> set[int]:
-    """Delete those of the jobs that wait without a live attempt; returns them. Such a job never starts."""
+def delete_jobs(job_ids: Iterable[int], *, actor: str) -> None:
+    """End these jobs for their user. One that waits is deleted at once and never starts; one with a live attempt is
+    deleted when its node says that no process of it is left; one that has ended stays as it is.
+    """
     with transaction.atomic():
         ledger = _Ledger(set(job_ids), actor=actor)
-        gone = {job.pk for job in ledger.jobs.values() if job.queued}
-        for job_id in gone:
-            ledger.finish(
-                ledger.jobs[job_id],
-                status=JobStatus.DELETED,
-                reason=Reason.DELETED_BY_USER,
-                outcome=Outcome.BADLY,
-            )
+        stops = {}
+        for job in ledger.jobs.values():
+            if job.queued:
+                ledger.finish(
+                    job,
+                    status=JobStatus.DELETED,
+                    reason=Reason.DELETED_BY_USER,
+                    outcome=Outcome.BADLY,
+                )
+            elif job.status in ACTIVE and job.delete_requested_at is None:
+                ledger.request_deletion(job)
+                stops[f"{job.pk}.{job.attempt}.0"] = {}
+        outbox.put(outbox.STOP, stops)
         ledger.save()
-    return gone
+        if stops:
+            transaction.on_commit(announce_due)
 
 
 @dataclass(slots=True)
@@ -321,6 +252,10 @@ class _Ledger:
         job.queued = False
         job.ended_at = at or self.now
 
+    def request_deletion(self, job: Job) -> None:
+        job.delete_requested_at = self.now
+        self._changed_jobs.add(job.pk)
+
     def _requeue(self, job: Job, reason: Reason, detail: str) -> None:
         """Back to the queue: visible as running -> pending if it had started, silent if not."""
         if job.status == JobStatus.RUNNING:
@@ -328,6 +263,7 @@ class _Ledger:
         job.queued = True
         job.queued_at = self.now
         job.started_at = None
+        job.reason, job.detail = reason, detail[:2000]
         self._changed_jobs.add(job.pk)
         self._requeued.append(
             Queued(
@@ -420,7 +356,7 @@ class _Ledger:
 
 _JOB_COLUMNS = [
     "status", "outcome", "reason", "detail", "queued", "queued_at", "retries", "node_faults",
-    "started_at", "ended_at",
+    "started_at", "ended_at", "delete_requested_at",
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from redis.retry import Retry
 logger = logging.getLogger(__name__)
 
 WAKE = "s:wake"  # stream: {d: JSON list of Queued}; read by the scheduler
+DUE = "s:due"  # stream: doorbell of the outbox loop
 CHANGES = "s:changes"  # stream: {d: JSON list of job ids}; read by followers of jobs
 EPOCH = "s:epoch"  # string: random; gone after a flush
 BEAT = "s:beat:"  # string per part: last proof of work, expires
@@ -57,6 +58,11 @@ def async_redis() -> "redis.asyncio.Redis":
 def announce_queued(jobs: Sequence[Queued]) -> None:
     """Wake the scheduler: these jobs wait for a match. Empty: capacity was freed."""
     _send(WAKE, msgspec.json.encode(jobs))
+
+
+def announce_due() -> None:
+    """Wake the outbox loop: a row is due now."""
+    _send(DUE, b"[]")
 
 
 def announce_changes(job_ids: Iterable[int]) -> None:
