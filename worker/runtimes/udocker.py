@@ -1,0 +1,253 @@
+"""Runs containers with udocker: a writable copy of the image per job, executed by PRoot (mode P1).
+
+udocker keeps the image and makes the copy. What `udocker run` would then do is done here, because
+udocker 1.3.17 strips and splits environment values, prefers the image's variables over the user's, and
+keeps a Python process above the program (60 ms more); and because Debian's PRoot 5.1.0 alone reports
+the exit code of whatever process ended last, waits for background processes, and when killed leaves
+its processes running. So PRoot runs as the first process of a PID namespace of its own, and the program
+under a small supervisor script (below) in a static busybox.
+
+PRoot is no jail: a hostile program can reach what its uid can reach on the host. Isolation between jobs
+needs a uid for each, hence a node run by root, or an operator who accepts that (DESIGN, invariant 4).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worker.runtimes.base import (
+    FIXED_ENV,
+    HOME,
+    TMP,
+    Command,
+    ContainerRequest,
+    Identity,
+    ImageRequest,
+    Launch,
+    Run,
+)
+from worker.runtimes.docker_save import ARCHIVE_NAME
+from worker.runtimes.errors import (
+    ContainerNotPrepared,
+    ImageNotSupported,
+    ImagePullFailed,
+    RuntimeMissing,
+)
+from worker.runtimes.sources import PATH, fetch_image
+
+EXIT_NOT_FOUND = 127
+"""Exit code when the command, or the working directory, does not exist in the container."""
+
+EXIT_NOT_EXECUTABLE = 126
+"""Exit code when the command is there but cannot be executed."""
+
+INNER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH for images that set none, as with Docker."""
+
+HOST_FILES = ("/dev", "/proc", "/sys", "/etc/resolv.conf", "/etc/hosts")
+MAX_METADATA_BYTES = 4 << 20
+INNER_BUSYBOX = "/.prominence/busybox"
+
+SUPERVISOR = r"""
+trap : TERM INT HUP QUIT USR1 USR2
+[ -w /etc/passwd ] && echo "user:x:$1:$2::/home/user:/bin/sh" >>/etc/passwd
+unset PROOT_TMP_DIR
+cd "$3" 2>/dev/null || { echo "no such working directory: $3" >&2; exit 127; }
+unset OLDPWD
+shift 3
+program=$1
+case $program in
+    */*) ;;
+    *)
+        IFS=:
+        for directory in $PATH; do
+            [ -f "$directory/$program" ] && [ -x "$directory/$program" ] && break
+            directory=
+        done
+        unset IFS
+        [ -n "$directory" ] || { echo "$program: command not found" >&2; exit 127; }
+        program=$directory/$program
+        ;;
+esac
+shift
+(exec "$program" "$@")
+code=$?
+while kill -9 -1 2>/dev/null; do :; done
+exit $code
+"""
+"""Starts the program, and ends last with its exit code.
+
+The program gets the script's own process group, stdin, stdout and stderr; a signal to the group reaches
+it, and the traps keep this script alive meanwhile. What the program left behind is then killed: kill -1
+stays within the PID namespace. The search of PATH is spelled out since busybox would prefer its own
+applets to the image's programs. uid, gid and working directory are the first arguments.
+"""
+
+
+class UdockerRuntime:
+    """Stateless; the executables' places are those of worker/setup/install-udocker.sh."""
+
+    name = "udocker"
+
+    def __init__(
+        self,
+        *,
+        udocker: Path = Path("/usr/local/bin/udocker"),
+        proot: Path = Path("/usr/bin/proot"),
+        busybox: Path = Path("/bin/busybox"),
+        seccomp: bool = True,
+    ) -> None:
+        self._udocker = udocker
+        self._proot = proot
+        self._busybox = busybox
+        self._seccomp = seccomp
+
+    def version(self) -> str | None:
+        """The version of udocker, None when it or PRoot or busybox is missing."""
+        needed = (self._udocker, self._proot, self._busybox, Path("/usr/bin/unshare"))
+        if not all(os.access(path, os.X_OK) for path in needed):
+            return None
+        versions = sorted(Path("/opt/udocker").glob("udocker-*.dist-info"))
+        return (
+            versions[-1].name.removesuffix(".dist-info").partition("-")[2]
+            if versions
+            else "unknown"
+        )
+
+    def pull(self, request: ImageRequest, *, into: Path, identity: Identity, run: Run) -> str:
+        """Fill `into` with udocker's image repository; see Runtime.pull."""
+        self._require()
+        work = into / "work"
+        work.mkdir(mode=0o755)
+        file = fetch_image(request, work=work, identity=identity, run=run)
+        if not file.archive:
+            raise ImageNotSupported(f"{request.image}: udocker cannot use Singularity images")
+        home = into / "home"
+        _make_owned(home, identity)
+        finished = run(
+            Command(
+                argv=(
+                    str(self._udocker),
+                    "load",
+                    "-i",
+                    str(file.path),
+                    ARCHIVE_NAME.partition(":")[0],
+                ),
+                env=self._udocker_env(image=into, home=home),
+                cwd=home,
+                identity=identity,
+            )
+        )
+        if finished.code != 0 or not (into / "repos" / ARCHIVE_NAME.partition(":")[0]).is_dir():
+            raise ImagePullFailed(
+                f"udocker could not load the image: {finished.err[-500:].strip()}"
+            )
+        shutil.rmtree(work)
+        shutil.rmtree(home)
+        return file.digest
+
+    def prepare(self, request: ContainerRequest, *, run: Run) -> None:
+        """Unpack the job's own copy of the image, as the job's own user; see Runtime.prepare."""
+        self._require()
+        if self._container(request).is_dir():
+            return
+        home = request.private / "udocker"
+        for directory in (home, request.private / "shm", request.private / "proot"):
+            if not directory.is_dir():
+                _make_owned(directory, request.identity)
+        finished = run(
+            Command(
+                argv=(str(self._udocker), "create", f"--name={request.name}", _loaded(request)),
+                env=self._udocker_env(image=request.image.path, home=home),
+                cwd=home,
+                identity=request.identity,
+            )
+        )
+        if finished.code != 0 or not self._container(request).is_dir():
+            raise ContainerNotPrepared(f"udocker create: {finished.err[-500:].strip()}")
+
+    def launch(self, request: ContainerRequest) -> Launch:
+        """PRoot on the job's copy, in PID and mount namespaces of its own."""
+        container = self._container(request)
+        config = _read_config(container / "container.json")
+        command = request.command or tuple(config.get("Entrypoint") or ())
+        args = request.args or (() if request.command else tuple(config.get("Cmd") or ()))
+        if not (*command, *args):
+            raise ContainerNotPrepared("the image has no command of its own and none was given")
+        identity = request.identity
+        argv = (
+            *("/usr/bin/unshare", "--user", "--map-current-user"),
+            *("--pid", "--fork", "--kill-child", "--mount-proc"),
+            str(self._proot),
+            *self._bindings(request),
+            *("-r", str(container / "ROOT"), "-w", "/"),
+            *(INNER_BUSYBOX, "sh", "-c", SUPERVISOR, "supervisor"),
+            *(str(identity.uid), str(identity.gid), request.inner_workdir),
+            *command,
+            *args,
+        )
+        return Launch(argv=argv, env=self._inner_env(request, config), cwd=request.private)
+
+    def _container(self, request: ContainerRequest) -> Path:
+        return request.private / "udocker" / "containers" / request.name
+
+    def _bindings(self, request: ContainerRequest) -> tuple[str, ...]:
+        pairs = [(path, path) for path in HOST_FILES if Path(path).exists()]
+        pairs += [
+            (str(request.private / "shm"), "/dev/shm"),  # noqa: S108
+            (str(request.scratch), HOME),
+            (str(request.tmp), TMP),
+            (str(self._busybox), INNER_BUSYBOX),
+        ]
+        return tuple(word for host, inner in pairs for word in ("-b", f"{host}:{inner}"))
+
+    def _inner_env(self, request: ContainerRequest, config: Mapping[str, Any]) -> dict[str, str]:
+        image = dict(str(pair).partition("=")[::2] for pair in config.get("Env") or ())
+        env = {"PATH": INNER_PATH, **image, **request.env, **FIXED_ENV}
+        env["PROOT_TMP_DIR"] = str(request.private / "proot")
+        if not self._seccomp:
+            env["PROOT_NO_SECCOMP"] = "1"
+        return env
+
+    def _udocker_env(self, *, image: Path, home: Path) -> dict[str, str]:
+        return {
+            "PATH": PATH,
+            "HOME": str(home),
+            "UDOCKER_DIR": str(home),
+            "UDOCKER_TMP": str(home),
+            "UDOCKER_REPOS": str(image / "repos"),
+            "UDOCKER_LAYERS": str(image / "layers"),
+        }
+
+    def _require(self) -> None:
+        if self.version() is None:
+            raise RuntimeMissing("udocker is not installed: run worker/setup/node.sh")
+
+
+def _loaded(request: ContainerRequest) -> str:
+    """The name the image got in udocker's repository: the tag is the archive's own."""
+    repository = request.image.path / "repos" / ARCHIVE_NAME.partition(":")[0]
+    tags = sorted(entry.name for entry in repository.iterdir() if entry.is_dir())
+    if not tags:
+        raise ContainerNotPrepared("the cached image has no tag")
+    return f"{ARCHIVE_NAME.partition(':')[0]}:{tags[0]}"
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The image's run configuration. The file is the job's: no links, no surprises in size."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            metadata = json.loads(file.read(MAX_METADATA_BYTES))
+    except (OSError, ValueError) as error:
+        raise ContainerNotPrepared(f"unreadable container metadata: {error}") from error
+    config = metadata.get("config") or metadata.get("container_config") or {}
+    return config if isinstance(config, dict) else {}
+
+
+def _make_owned(path: Path, identity: Identity) -> None:
+    path.mkdir(mode=0o700)
+    os.chown(path, identity.uid, identity.gid)
