@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import django
 import pytest
 
 from tests.servers import BACKEND, PRODUCTION, PostgresServer, RedisServer
@@ -29,6 +30,7 @@ os.environ |= {
 }
 if BACKEND == PRODUCTION:
     os.environ["PROMINENCE_DATABASE_URL"] = _postgres.url()
+django.setup()
 
 
 def pytest_report_header() -> str:

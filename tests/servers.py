@@ -78,9 +78,7 @@ class RedisServer:
         """Forget every key, and every user but our own, as a Redis without persistence does at a restart."""
         with self.client() as client:
             client.flushall()
-            users = [user.decode() for user in client.acl_users()]
-            nodes = [user for user in users if user not in {"default", "server"}]
-            if nodes:
+            if nodes := set(client.acl_users()) - {"default", "server"}:
                 client.acl_deluser(*nodes)
 
     def client(self) -> "redis.Redis":

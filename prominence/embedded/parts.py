@@ -20,6 +20,8 @@ from prominence.embedded.valkey import Valkey
 PROJECT = Path(__file__).resolve().parent.parent.parent
 PREFIX = "PROMINENCE_"
 PROBE_TIMEOUT_S = 2.0
+# The environment may name a proxy for the outer world; our own parts are on this machine.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class Parts:
 
     def registry(self, port: int) -> Part:
         """Demo images for loopback. Answers once all images are in it."""
-        argv = _python("-m", "worker.demo_registry", "--data", str(self.data.registry))
+        argv = _python("-m", "worker.serve_demo_images", "--data", str(self.data.registry))
         return Part(
             name="registry",
             tier=0,
@@ -127,7 +129,7 @@ def _python(*words: str) -> tuple[str, ...]:
 def _answers(url: str) -> int:
     """The HTTP status of a GET, or 0 when nothing answers."""
     try:
-        with urllib.request.urlopen(url, timeout=PROBE_TIMEOUT_S) as answer:  # noqa: S310 our own address
+        with _opener.open(url, timeout=PROBE_TIMEOUT_S) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

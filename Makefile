@@ -1,0 +1,34 @@
+# The project's interface. Everything runs in .venv, made on first use.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/.complete
+
+.PHONY: install demo test check clean
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@sh prominence/setup/venv.sh $(PYTHON) .venv
+	@echo "installing Python packages into .venv"
+	@$(PY) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: $(STAMP)
+	@$(PY) -m prominence.demo
+
+# Everything on the embedded pair (SQLite, Valkey); what touches a database or Redis again on PostgreSQL and Redis.
+test: $(STAMP)
+	@sh tests/setup/all.sh $(PY)
+	@status=0; \
+	PROMINENCE_TEST_BACKEND=embedded $(PY) -m pytest -q tests || status=$$?; \
+	PROMINENCE_TEST_BACKEND=production $(PY) -m pytest -q tests --ignore=tests/unit --ignore=tests/runtimes || status=$$?; \
+	exit $$status
+
+check: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy .
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,10 @@
+#!/bin/sh
+# all.sh PYTHON   Install everything the tests need. Exit 3: something is missing, named on stderr, and we are not root.
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+status=0
+"$here/../../worker/setup/node.sh" || status=$?
+"$here/postgresql.sh" || status=$?
+"$here/redis.sh" || status=$?
+"$here/pypi-client.sh" "${1:-python3}" >/dev/null || status=$?
+exit "$status"
