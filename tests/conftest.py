@@ -5,16 +5,20 @@ Redis). Settings are read when Django is first imported, so the addresses are ch
 test first asks for them.
 """
 
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import django
 import pytest
 
 from tests.servers import BACKEND, PRODUCTION, PostgresServer, RedisServer
+from tests.stack import Stack
+from worker.demo_registry import DemoRegistry
 
 _ROOM = Path(tempfile.mkdtemp(prefix="prominence-tests-"))
 _ROOM.chmod(0o755)  # PostgreSQL and the jobs run as other users
@@ -68,3 +72,41 @@ def redis_server(_redis_process: RedisServer) -> RedisServer:
     """The Redis that the settings name, empty."""
     _redis_process.flush()
     return _redis_process
+
+
+@pytest.fixture(scope="session")
+def demo_registry() -> Iterator[DemoRegistry]:
+    """A registry on loopback with the demonstration images; a mirror of docker.io."""
+    with DemoRegistry(_ROOM / "registry") as registry:
+        registry.push_demo_images()
+        yield registry
+
+
+StackMaker = Callable[..., Stack]
+
+
+@pytest.fixture(scope="session")
+def make_stack(request: pytest.FixtureRequest, demo_registry: DemoRegistry) -> StackMaker:
+    """Make a stack that is not started yet: `with make_stack(nodes=2) as stack`."""
+    numbers = itertools.count(1)
+    postgres = request.getfixturevalue("postgres") if BACKEND == PRODUCTION else None
+
+    def make(**options: Any) -> Stack:
+        directory = _ROOM / f"stack{next(numbers)}"
+        return Stack(directory, postgres=postgres, mirror=demo_registry.url, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stack(make_stack: StackMaker) -> Iterator[Stack]:
+    """A system shared by all tests of the session: for those that disturb nothing but their own jobs."""
+    with make_stack() as shared:
+        yield shared
+
+
+@pytest.fixture
+def fresh_stack(make_stack: StackMaker) -> Iterator[Stack]:
+    """A system of one's own: for tests that kill its parts or look at all jobs."""
+    with make_stack() as own:
+        yield own
