@@ -32,12 +32,16 @@ class Node(models.Model):
 
 
 class EnrolToken(models.Model):
-    """A one-time permission to enrol one node; a second use is refused and recorded."""
+    """A one-time permission to enrol one node; a second use is refused and recorded.
+
+    `used_by` is the boot id that used it: the same one may ask again when the answer was lost on the way.
+    """
 
     token_hash = models.CharField(max_length=64, unique=True)
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="enrol_tokens")
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True, blank=True)
+    used_by = models.CharField(max_length=128, blank=True)
     refused_uses = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField(db_default=Now())
 

@@ -14,7 +14,7 @@ _placements_ended: list[PlacementsEnded] = []
 
 
 def on_placements_ended(hook: PlacementsEnded) -> None:
-    """Call `hook` with placements (just marked not live, rows locked by their job) inside the transaction that ends them."""
+    """Call `hook` with placements just marked not live, inside the transaction that ends them, their jobs locked."""
     _placements_ended.append(hook)
 
 

@@ -175,7 +175,7 @@ class Stream(models.TextChoices):
 
 
 class Output(models.Model):
-    """A stored piece [start, start + size) of what an attempt wrote: small ones inline, large ones in the object store."""
+    """A stored piece [start, start + size) of what an attempt wrote: small ones inline, large ones as objects."""
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="outputs")
     attempt = models.PositiveIntegerField()

@@ -5,6 +5,7 @@ Owns the public words of a job's life, which change may follow which, and what e
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 from django.db.models import TextChoices
 
@@ -173,5 +174,4 @@ def is_legal_path(statuses: list[JobStatus]) -> bool:
     """Do these statuses, in order, start with pending and follow TRANSITIONS?"""
     if not statuses or statuses[0] != JobStatus.PENDING:
         return False
-    steps = zip(statuses, statuses[1:], strict=False)
-    return all(after in TRANSITIONS[before] for before, after in steps)
+    return all(after in TRANSITIONS[before] for before, after in pairwise(statuses))

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 WAKE = "s:wake"  # stream: {d: JSON list of Queued}; read by the scheduler
 DUE = "s:due"  # stream: doorbell of the outbox loop
+NODES = "s:nodes"  # stream: doorbell of ingest: the set of nodes changed
 CHANGES = "s:changes"  # stream: {d: JSON list of job ids}; read by followers of jobs
 EPOCH = "s:epoch"  # string: random; gone after a flush
 BEAT = "s:beat:"  # string per part: last proof of work, expires
@@ -63,6 +64,11 @@ def announce_queued(jobs: Sequence[Queued]) -> None:
 def announce_due() -> None:
     """Wake the outbox loop: a row is due now."""
     _send(DUE, b"[]")
+
+
+def announce_nodes() -> None:
+    """Wake ingest: a node enrolled or went."""
+    _send(NODES, b"[]")
 
 
 def announce_changes(job_ids: Iterable[int]) -> None:

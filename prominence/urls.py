@@ -1,6 +1,22 @@
 """Routes. API paths never end in a slash, and nothing redirects (C4)."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path, re_path
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from prominence.views import HealthView, NoSuchPathView
+
+api = [
+    path("health", HealthView.as_view()),
+    path("", include("jobs.urls")),
+]
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("node/v1/", include("clouds.node_api")),
+    path("api/v1/", include(api)),
+    path("prominence/v1/", include(api)),  # what PyPI `prominence` 0.21 and the notebooks use
+    re_path(r"^(?:api|prominence)(?:/.*)?$", NoSuchPathView.as_view()),
+]
+handler400 = "prominence.views.bad_request"
+handler403 = "prominence.views.permission_denied"
+handler404 = "prominence.views.page_not_found"
+handler500 = "prominence.views.server_error"

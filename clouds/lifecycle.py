@@ -1,0 +1,156 @@
+"""The end of an incarnation: fencing, salvage, burial.
+
+Owns the statuses `fenced` and `dead`. Order for a silent node: fence (committed, then its Redis user goes), wait one
+more lease, store what its streams still hold, and only then declare its attempts over, so that they are offered anew.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+import msgspec
+import redis
+from django.db import transaction
+from django.db.models.functions import Now
+
+from clouds import accounts, ingest
+from clouds.models import Incarnation, Node
+from clouds.states import ALIVE, IncarnationStatus
+from jobs.models import Placement, Stream
+from jobs.output import store_piece, stored_end
+from jobs.reports import EndReport, LogFacts
+from jobs.states import Reason
+from jobs.transition import apply_reports
+from prominence.bus import server_redis
+from worker.protocol import AttemptKey, Keys, decode_up, key_prefix
+
+logger = logging.getLogger(__name__)
+
+PAGE = 256
+
+
+def fence_silent(*, lease_s: float) -> list[int]:
+    """Fence incarnations not heard of for a lease; returns those fenced now.
+
+    Committed first, then their Redis users are taken away. The caller makes sure that ingest has read all this time.
+    """
+    silent = Incarnation.objects.filter(
+        status__in=ALIVE, heard_at__lt=Now() - timedelta(seconds=lease_s)
+    )
+    fenced = [
+        pk
+        for pk in list(silent.values_list("pk", flat=True))
+        if silent.filter(pk=pk).update(status=IncarnationStatus.FENCED, fenced_at=Now())
+    ]
+    if fenced:
+        logger.warning("incarnations %s are silent for a lease: fenced", fenced)
+        accounts.remove_users(fenced)
+    return fenced
+
+
+def bury_fenced(*, lease_s: float) -> list[int]:
+    """Incarnations fenced for a whole lease are dead: their node has ended everything by itself."""
+    due = Incarnation.objects.filter(
+        status=IncarnationStatus.FENCED, fenced_at__lt=Now() - timedelta(seconds=lease_s)
+    )
+    buried = []
+    for row in due:
+        salvage(row)
+        with transaction.atomic():
+            _bury(_lock([row.pk]), detail="the node was silent for its lease")
+        buried.append(row.pk)
+    clear(buried)
+    return buried
+
+
+def bury_others(node: Node, *, detail: str) -> None:
+    """All earlier lives of a node that enrols anew are over. In the caller's transaction."""
+    alive = Incarnation.objects.filter(node=node).exclude(status=IncarnationStatus.DEAD)
+    _bury(_lock(alive.values_list("pk", flat=True)), detail=detail)
+
+
+def _lock(pks: Iterable[int]) -> list[Incarnation]:
+    rows = Incarnation.objects.select_for_update().filter(pk__in=list(pks))
+    return list(rows.exclude(status=IncarnationStatus.DEAD).order_by("pk"))
+
+
+def _bury(rows: Sequence[Incarnation], *, detail: str) -> None:
+    """Mark dead and end every live attempt placed there; lost output is marked as cut."""
+    for row in rows:
+        live = Placement.objects.filter(incarnation=row.pk, live=True).select_related("attempt")
+        reports = [_lost(placement, detail) for placement in live]
+        if reports:
+            apply_reports(reports, actor="reconciler")
+        Incarnation.objects.filter(pk=row.pk).update(status=IncarnationStatus.DEAD, dead_at=Now())
+        logger.warning("incarnation %s is dead: %s, %d attempts lost", row.pk, detail, len(reports))
+
+
+def _lost(placement: Placement, detail: str) -> EndReport:
+    job, number = placement.attempt.job_id, placement.attempt.number
+    facts = {
+        stream: LogFacts(
+            size=stored_end(job_id=job, attempt=number, rank=placement.rank, stream=stream),
+            complete=False,
+        )
+        for stream in Stream.values
+    }
+    return EndReport(job_id=job, attempt=number, reason=Reason.NODE_LOST, detail=detail, **facts)
+
+
+def salvage(row: Incarnation) -> None:
+    """Apply what the node said last if it may still speak, and store what its output streams hold. Idempotent."""
+    try:
+        _drain(row)
+        live = Placement.objects.filter(incarnation=row.pk, live=True).select_related("attempt")
+        for placement in live:
+            key = AttemptKey(placement.attempt.job_id, placement.attempt.number, placement.rank)
+            for stream in Stream.values:
+                _store_stream(row, key, stream)
+    except redis.RedisError as error:
+        logger.warning("output of incarnation %s could not be salvaged: %s", row.pk, error)
+
+
+def _drain(row: Incarnation) -> None:
+    """A fenced incarnation's words have no effect any more; `ingest.apply` sees to that."""
+    entries = server_redis().xrange(Keys(key_prefix(row.pk)).up, count=10_000)
+    ups = []
+    for _, fields in entries:
+        try:
+            ups.append(decode_up(fields.get(b"d", b"")))
+        except msgspec.MsgspecError:
+            continue
+    if ups:
+        ingest.apply({row.pk: ingest.Heard(ups)})
+
+
+def _store_stream(row: Incarnation, key: AttemptKey, stream: str) -> None:
+    start = stored_end(job_id=key.job, attempt=key.attempt, rank=key.rank, stream=stream)
+    name = Keys(key_prefix(row.pk)).out(key, stream)
+    position = f"({start}-0"
+    while page := server_redis().xrange(name, min=position, count=PAGE):
+        for entry_id, fields in page:
+            end, data = int(entry_id.split(b"-")[0]), fields.get(b"d", b"")
+            begin = end - len(data)
+            if begin > start:
+                return  # a hole: what follows cannot be shown in its place
+            store_piece(
+                job_id=key.job, attempt=key.attempt, rank=key.rank, stream=stream,
+                start=start, data=data[start - begin :],
+            )  # fmt: skip
+            start = end
+        position = f"({page[-1][0].decode()}"
+
+
+def clear(incarnation_ids: Iterable[int]) -> None:
+    """Remove users and key spaces of dead incarnations. Idempotent; errors are logged and tried again by the sweep."""
+    ids = list(incarnation_ids)
+    if not ids:
+        return
+    try:
+        accounts.remove_users(ids)
+        for pk in ids:
+            keys = list(server_redis().scan_iter(match=f"{key_prefix(pk)}*", count=1000))
+            if keys:
+                server_redis().unlink(*keys)
+    except redis.RedisError as error:
+        logger.warning("key spaces of %s not cleared: %s", ids, error)

@@ -1,0 +1,156 @@
+"""How the control plane's loops run: one holder each, woken by Redis, correct without it, showing that they work.
+
+Owns leadership (an advisory lock on PostgreSQL, a file lock beside SQLite), the wake-up by a stream, and the beat that
+health reads. A loop's work is its `step`; what to do is in scheduler, ingest, offers and reconciler.
+"""
+
+import fcntl
+import logging
+import threading
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import redis
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import close_old_connections, connection
+
+from prominence.bus import BEAT, server_redis
+
+logger = logging.getLogger(__name__)
+
+BEAT_TTL_S = 15
+# After an error of the database or Redis: long enough not to spin, short enough not to be felt.
+PAUSE_S = 0.5
+
+
+Entry = tuple[bytes, dict[bytes, bytes]]
+
+
+class Step(Protocol):
+    """A loop's work. `wait` blocks until there may be something to do, at most `timeout_s`; `step` does all of it."""
+
+    name: str
+    idle_s: float
+
+    def start(self) -> None:
+        """Called once when this process has become the holder: rebuild what is kept in memory."""
+
+    def wait(self, timeout_s: float) -> None: ...
+
+    def step(self) -> None: ...
+
+
+class Leadership:
+    """Being the only holder of a name, among all processes on this database, for as long as this thread's connection
+    (PostgreSQL) or this process (SQLite) lives.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._key = zlib.crc32(f"prominence.{name}".encode())
+        self._session: object = None
+        self._file: IO[Any] | None = None
+
+    def held(self) -> bool:
+        """Try to be or to stay the holder; does not block."""
+        if connection.vendor == "postgresql":
+            return self._held_by_session()
+        return self._held_by_file()
+
+    def _held_by_session(self) -> bool:
+        connection.ensure_connection()
+        if self._session is connection.connection:
+            return True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", [self._key])
+            got = bool(cursor.fetchone()[0])
+        self._session = connection.connection if got else None
+        return got
+
+    def _held_by_file(self) -> bool:
+        if self._file is not None:
+            return True
+        path = Path(settings.CONFIG.data) / "run" / f"{self._name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return False
+        self._file = file
+        return True
+
+
+@dataclass(slots=True)
+class Loop:
+    """Runs one Step until `stop` is set; errors of database and Redis are waited out, others end the process."""
+
+    work: Step
+    stop: threading.Event
+    _leadership: Leadership = field(init=False)
+    _leading: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._leadership = Leadership(self.work.name)
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            try:
+                self._turn()
+            except (DatabaseError, redis.RedisError, OSError) as error:
+                logger.warning("%s: %s: %s", self.work.name, type(error).__name__, error)
+                self._leading = False
+                close_old_connections()
+                self.stop.wait(PAUSE_S)
+
+    def _turn(self) -> None:
+        if not self._leadership.held():
+            self._leading = False
+            self.stop.wait(1.0)
+            return
+        if not self._leading:
+            self.work.start()
+            self._leading = True
+        else:
+            self.work.wait(self.work.idle_s)
+        self.work.step()
+        server_redis().set(f"{BEAT}{self.work.name}", str(time.time()), ex=BEAT_TTL_S)
+
+
+class Doorbell:
+    """Waiting for new entries of one stream of the bus, each seen once."""
+
+    def __init__(self, stream: str) -> None:
+        self._stream = stream
+        self._last = b"$"
+
+    def seek_end(self) -> None:
+        """Forget what was rung before now."""
+        last = server_redis().xrevrange(self._stream, count=1)
+        self._last = last[0][0] if last else b"0"
+
+    def wait(self, timeout_s: float) -> list[bytes]:
+        """Payloads of new entries, as soon as there are some; [] after `timeout_s`."""
+        answer = server_redis().xread(
+            {self._stream: self._last}, count=1000, block=max(1, int(timeout_s * 1000))
+        )
+        entries = [entry for _, page in pages(answer) for entry in page]
+        if entries:
+            self._last = entries[-1][0]
+        return [fields[b"d"] for _, fields in entries if b"d" in fields]
+
+
+def pages(answer: Any) -> list[tuple[str, list[Entry]]]:
+    """XREAD's answer as (stream, entries); its form differs between RESP2 (pairs) and RESP3 (a mapping of pages)."""
+    if not answer:
+        return []
+    if isinstance(answer, dict):
+        pairs = [(name, [e for page in found for e in page]) for name, found in answer.items()]
+    else:
+        pairs = [(name, list(found)) for name, found in answer]
+    return [(name.decode(), entries) for name, entries in pairs if entries]

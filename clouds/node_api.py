@@ -1,0 +1,197 @@
+"""The node's own API, `/node/v1/…`: the other side of `worker/protocol.py` over HTTPS.
+
+| call | in | out |
+|---|---|---|
+| POST enrol | EnrolRequest | 201 Enrolment; 403 when token or key is refused |
+| POST heartbeat | Up | 200 Word: events stored, lease renewed (the second path) |
+| POST attempts/fetch | FetchRequest | 200 FetchAnswer: spec and secrets of attempts placed on this incarnation |
+| GET attempts/KEY/inputs/SHA256 | | 200 bytes |
+| PUT attempts/KEY/stdout or stderr?offset=N | bytes | 204: stored as [N, N + length) of that log |
+
+Every call but enrol carries the node token of one incarnation, which opens nothing but its own attempts. 401 with code
+"fenced": this life is over; the node kills everything and enrols anew. Errors are NodeError bodies.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
+
+import msgspec
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods
+
+from clouds import ingest
+from clouds.enrolment import EnrolmentRefused, enrol, incarnation_of_token
+from clouds.models import Incarnation
+from clouds.states import ALIVE
+from jobs.models import InputFile, Placement, Stream
+from jobs.output import store_piece
+from jobs.spec import run_spec
+from prominence.bus import announce_changes
+from prominence.tokens import issue_job_token
+from worker.protocol import (
+    AttemptKey,
+    EnrolRequest,
+    FetchAnswer,
+    Fetched,
+    FetchRequest,
+    NodeError,
+    Up,
+    encode,
+)
+
+logger = logging.getLogger(__name__)
+
+Message = TypeVar("Message", bound=msgspec.Struct)
+NodeView = Callable[..., HttpResponse]
+
+
+class _Refused(Exception):
+    """Ends a call with this status and code."""
+
+    def __init__(self, status: int, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        self.code = code
+
+
+def _answer(value: msgspec.Struct, status: int = 200) -> HttpResponse:
+    return HttpResponse(encode(value), status=status, content_type="application/json")
+
+
+def _view(view: NodeView) -> NodeView:
+    """Turn refusals into NodeError bodies."""
+
+    @csrf_exempt
+    @wraps(view)
+    def wrapped(request: HttpRequest, **kwargs: object) -> HttpResponse:
+        try:
+            return view(request, **kwargs)
+        except _Refused as refused:
+            return _answer(NodeError(error=str(refused), code=refused.code), refused.status)
+
+    return wrapped
+
+
+def _speaker(request: HttpRequest) -> Incarnation:
+    """The living incarnation whose token this is."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    row = incarnation_of_token(token) if scheme.lower() == "bearer" and token else None
+    if row is None:
+        raise _Refused(401, "unknown node token", "unknown")
+    if row.status not in ALIVE:
+        raise _Refused(401, "this incarnation is over: end everything and enrol anew", "fenced")
+    return row
+
+
+def _read(request: HttpRequest, kind: type[Message]) -> Message:
+    try:
+        return msgspec.json.decode(request.body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise _Refused(400, f"unreadable {kind.__name__}: {error}") from error
+
+
+@_view
+@require_http_methods(["POST"])
+def enrol_view(request: HttpRequest) -> HttpResponse:
+    try:
+        return _answer(enrol(_read(request, EnrolRequest)), 201)
+    except EnrolmentRefused as refused:
+        raise _Refused(403, str(refused), "refused") from refused
+
+
+@_view
+@require_http_methods(["POST"])
+def heartbeat_view(request: HttpRequest) -> HttpResponse:
+    row = _speaker(request)
+    words = ingest.apply({row.pk: ingest.Heard([_read(request, Up)])})
+    if row.pk not in words:
+        raise _Refused(401, "this incarnation is over: end everything and enrol anew", "fenced")
+    return _answer(words[row.pk])
+
+
+@_view
+@require_http_methods(["POST"])
+def fetch_view(request: HttpRequest) -> HttpResponse:
+    row = _speaker(request)
+    wanted = _read(request, FetchRequest).keys
+    placements = {
+        AttemptKey(p.attempt.job_id, p.attempt.number, p.rank): p
+        for p in Placement.objects.filter(
+            incarnation=row.pk, live=True, attempt__job__in={key.job for key in wanted}
+        ).select_related("attempt__job__owner")
+    }
+    items = tuple(_fetched(key, placements[key]) for key in wanted if key in placements)
+    refused = tuple(key for key in wanted if key not in placements)
+    return _answer(FetchAnswer(items=items, refused=refused))
+
+
+def _fetched(key: AttemptKey, placement: Placement) -> Fetched:
+    job = placement.attempt.job
+    spec = run_spec(job.spec)
+    token = issue_job_token(
+        job_id=job.pk, username=job.owner.get_username(), walltime_s=spec.walltime_s
+    )
+    secret_env = {"PROMINENCE_URL": settings.CONFIG.public_url, "PROMINENCE_TOKEN": token}
+    return Fetched(key=key, spec=spec, secret_env=secret_env)
+
+
+def _placed(row: Incarnation, key_text: str, *, live: bool) -> tuple[AttemptKey, Placement]:
+    """The placement of this incarnation that a path names."""
+    try:
+        key = AttemptKey.parse(key_text)
+    except ValueError as error:
+        raise _Refused(400, f"{key_text!r} is not job.attempt.rank") from error
+    placements = Placement.objects.filter(
+        incarnation=row.pk, attempt__job=key.job, attempt__number=key.attempt, rank=key.rank
+    )
+    placement = placements.select_related("attempt__job").first()
+    if placement is None or (live and not placement.live):
+        raise _Refused(403, f"{key} is not yours")
+    return key, placement
+
+
+@_view
+@require_http_methods(["GET"])
+def input_view(request: HttpRequest, key: str, sha256: str) -> HttpResponse:
+    _, placement = _placed(_speaker(request), key, live=True)
+    job = placement.attempt.job
+    files = job.spec.get("inputs", [])
+    named = any(file.get("sha256") == sha256 for file in files)
+    found = InputFile.objects.filter(owner_id=job.owner_id, sha256=sha256).first()
+    if not named or found is None:
+        raise _Refused(403, "this job has no such input")
+    return HttpResponse(bytes(found.content), content_type="application/octet-stream")
+
+
+@_view
+@require_http_methods(["PUT"])
+def log_view(request: HttpRequest, key: str, stream: str) -> HttpResponse:
+    row = _speaker(request)
+    parsed, placement = _placed(row, key, live=True)
+    offset = request.GET.get("offset", "")
+    if stream not in Stream.values or not offset.isdigit():
+        raise _Refused(400, "PUT …/stdout|stderr?offset=N")
+    store_piece(
+        job_id=parsed.job,
+        attempt=parsed.attempt,
+        rank=placement.rank,
+        stream=stream,
+        start=int(offset),
+        data=request.body,
+    )
+    announce_changes([parsed.job])
+    return HttpResponse(status=204)
+
+
+urlpatterns = [
+    path("enrol", enrol_view),
+    path("heartbeat", heartbeat_view),
+    path("attempts/fetch", fetch_view),
+    path("attempts/<str:key>/inputs/<str:sha256>", input_view),
+    path("attempts/<str:key>/<str:stream>", log_view),
+]

@@ -1,0 +1,159 @@
+"""Which job goes to which node: a pure function over a backlog and free capacity.
+
+Cost: O(shapes x nodes) to see what fits, then O(log) per matched job. No ORM, no clock, no Redis.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from clouds.backlog import Backlog
+from clouds.capacity import Amount
+from prominence.bus import Queued
+
+# Jobs of one batch share a slot, one after another; more would make a late one wait too long behind its elders.
+BATCH = 10
+# Uncharged jobs a node may hold per CPU: two batches beyond the one that runs.
+AHEAD_PER_CPU = 20
+AHEAD_MAXIMUM = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a shape asks of a node."""
+
+    amount: Amount
+    runtime: str = "singularity"
+
+
+@dataclass(slots=True, kw_only=True)
+class FreeNode:
+    """A node as matching sees it; `free` and `ahead` change as jobs are placed."""
+
+    incarnation: int
+    name: str
+    site: str
+    cpus: int
+    free: Amount
+    ahead: int
+    runtimes: frozenset[str]
+
+    def fits(self, need: Need) -> bool:
+        return self.has(need) and need.amount.slots_in(self.free) > 0
+
+    def has(self, need: Need) -> bool:
+        return need.runtime in self.runtimes
+
+    @property
+    def ahead_left(self) -> int:
+        return max(0, min(self.cpus * AHEAD_PER_CPU, AHEAD_MAXIMUM) - self.ahead)
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Jobs that travel together and share one slot. Not charged: they wait ahead of a slot."""
+
+    node: FreeNode
+    need: Need
+    charged: bool
+    jobs: list[Queued] = field(default_factory=list)
+
+    @property
+    def uncharged(self) -> int:
+        return len(self.jobs) - self.charged
+
+
+@dataclass(slots=True, kw_only=True)
+class Matching:
+    """One pass over the backlog. `is_short(kind)`: do such jobs end within a second?"""
+
+    backlog: Backlog
+    nodes: Sequence[FreeNode]
+    need_of: Callable[[str], Need]
+    is_short: Callable[[str], bool]
+    limit: int = 500
+    _batches: list[Batch] = field(default_factory=list)
+    _placed: int = 0
+    _fitting: dict[str, list[FreeNode]] = field(default_factory=dict)
+    _slots: dict[str, int] = field(default_factory=dict)
+
+    def run(self) -> list[Batch]:
+        """Place what fits, then let short jobs wait ahead on nodes that are full."""
+        fits = {
+            shape
+            for shape in self.backlog.shapes()
+            if any(node.fits(self.need_of(shape)) for node in self.nodes)
+        }
+        for job in self.backlog.turns(fits):
+            self._place(job, fits)
+            if self._placed >= self.limit:
+                return self._batches
+        self._look_ahead()
+        return self._batches
+
+    def _place(self, job: Queued, fits: set[str]) -> None:
+        need = self.need_of(job.shape)
+        node = self._choose(job, need)
+        if node is None:
+            fits.discard(job.shape)
+            self.backlog.add([job])
+            return
+        batch = Batch(node=node, need=need, charged=True, jobs=[job])
+        node.free = node.free.plus(need.amount.times(-1))
+        if self.is_short(job.kind):
+            self._extend(batch, job, self._share(job, need))
+        self._book(batch)
+
+    def _choose(self, job: Queued, need: Need) -> FreeNode | None:
+        """The fullest node that fits, so that large jobs find room elsewhere; sorted once a shape."""
+        if job.shape not in self._fitting:
+            fitting = [node for node in self.nodes if node.fits(need)]
+            fitting.sort(key=lambda n: (-n.free.cpus, -n.free.memory_mb, -n.incarnation))
+            self._fitting[job.shape] = fitting
+        candidates = self._fitting[job.shape]
+        while candidates and not candidates[-1].fits(need):
+            candidates.pop()
+        return candidates[-1] if candidates else None
+
+    def _share(self, job: Queued, need: Need) -> int:
+        """How many jobs a slot gets now: the queue spread over the slots that were free at the start."""
+        if job.shape not in self._slots:
+            self._slots[job.shape] = 1 + sum(
+                need.amount.slots_in(n.free) for n in self.nodes if n.has(need)
+            )
+        waiting = 1 + self.backlog.waiting((job.owner, job.shape))
+        return min(BATCH, -(-waiting // self._slots[job.shape]))
+
+    def _extend(self, batch: Batch, first: Queued, size: int) -> None:
+        """Add the next short jobs of the same queue."""
+        key = (first.owner, first.shape)
+        room = min(size - len(batch.jobs), batch.node.ahead_left)
+        while room > 0 and self.backlog.waiting(key) and self.is_short(self.backlog.peek_kind(key)):
+            batch.jobs.append(self.backlog.pop(key))
+            room -= 1
+
+    def _look_ahead(self) -> None:
+        """Short jobs that found no free slot: whole batches to nodes with the least waiting ahead."""
+        shapes = self.backlog.shapes()
+        for job in self.backlog.turns(shapes):
+            need = self.need_of(job.shape)
+            node = self._ahead_node(need) if self.is_short(job.kind) else None
+            if node is None or self._placed >= self.limit:
+                shapes.discard(job.shape)
+                self.backlog.add([job])
+                continue
+            batch = Batch(node=node, need=need, charged=False, jobs=[job])
+            self._extend(batch, job, BATCH)
+            self._book(batch)
+
+    def _ahead_node(self, need: Need) -> FreeNode | None:
+        roomy = [
+            n
+            for n in self.nodes
+            if n.ahead_left >= BATCH and n.has(need) and n.cpus >= need.amount.cpus
+        ]
+        return max(roomy, key=lambda n: (n.ahead_left, -n.incarnation), default=None)
+
+    def _book(self, batch: Batch) -> None:
+        batch.node.ahead += batch.uncharged
+        self._placed += len(batch.jobs)
+        self._batches.append(batch)

@@ -1,0 +1,77 @@
+"""The loop that makes every hint unnecessary: leases, lost Redis contents, forgotten key spaces, retention.
+
+Owns no state of its own. Slow and level-triggered: whatever it does is right to do again.
+"""
+
+import logging
+import secrets
+import time
+
+from django.conf import settings
+
+from clouds import accounts, lifecycle
+from clouds.loops import Doorbell
+from clouds.models import Incarnation
+from clouds.states import IncarnationStatus
+from jobs import outbox
+from prominence.bus import BEAT, EPOCH, NODES, announce_due, announce_queued, server_redis
+
+logger = logging.getLogger(__name__)
+
+USERS_S = 10.0
+KEY_SPACES_S = 60.0
+
+
+class Reconciler:
+    """One step looks at everything that may have gone wrong unseen."""
+
+    name = "reconciler"
+
+    def __init__(self) -> None:
+        self.idle_s = min(1.0, settings.CONFIG.lease_s / 10)
+        self._ingest_steady = time.monotonic()
+        self._users_checked = 0.0
+        self._spaces_checked = 0.0
+        self._bell = Doorbell(NODES)
+
+    def start(self) -> None:
+        """Leases are judged only after ingest has been seen at work for a whole one."""
+        self._ingest_steady = time.monotonic()
+
+    def wait(self, timeout_s: float) -> None:
+        self._bell.wait(timeout_s)
+
+    def step(self) -> None:
+        self._check_epoch()
+        self._check_users()
+        self._judge_leases()
+        self._clear_key_spaces()
+
+    def _check_epoch(self) -> None:
+        """A missing epoch reveals a flush: everything due is published again, users are made anew."""
+        if server_redis().set(EPOCH, secrets.token_hex(8), nx=True):
+            logger.warning("Redis was empty: publishing again what is due")
+            accounts.restore_missing_users()
+            outbox.all_due_now()
+            announce_due()
+            announce_queued([])
+
+    def _check_users(self) -> None:
+        if time.monotonic() - self._users_checked > USERS_S:
+            self._users_checked = time.monotonic()
+            accounts.restore_missing_users()
+
+    def _judge_leases(self) -> None:
+        lease_s = settings.CONFIG.lease_s
+        if not server_redis().exists(f"{BEAT}ingest"):
+            self._ingest_steady = time.monotonic()
+        if time.monotonic() - self._ingest_steady > lease_s:
+            lifecycle.fence_silent(lease_s=lease_s)
+            lifecycle.bury_fenced(lease_s=lease_s)
+
+    def _clear_key_spaces(self) -> None:
+        """Key spaces of the recently dead are cleared again: their last words may have come after the first time."""
+        if time.monotonic() - self._spaces_checked > KEY_SPACES_S:
+            self._spaces_checked = time.monotonic()
+            dead = Incarnation.objects.filter(status=IncarnationStatus.DEAD).order_by("-dead_at")
+            lifecycle.clear(dead.values_list("pk", flat=True)[:20])
