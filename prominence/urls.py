@@ -1,11 +1,11 @@
 """Routes. API paths never end in a slash, and nothing redirects (C4)."""
 
 from django.contrib import admin
-from django.urls import include, path, re_path
+from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from prominence.views import HealthView, NoSuchPathView
 
-api = [
+api: list[URLPattern | URLResolver] = [
     path("health", HealthView.as_view()),
     path("", include("jobs.urls")),
 ]

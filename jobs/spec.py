@@ -1,0 +1,266 @@
+"""The job document (guide, "Job JSON"): what a user may ask for, checked strictly and typed from there on.
+
+Owns the document's fields and defaults, its stored form, and what scheduler and node need of it. Pure: no ORM, no
+clock. Single values are checked in `jobs.fields`; texts for what is refused are in `jobs.refusals`.
+
+    cpus      1..1024 cores           walltime        minutes, above 0, at most 10080 (a week), default 720 (S69)
+    memory    GB, 0.001..32768        maximumRetries  0..100, default 0 (D6, S108)
+    disk      1..1000000 GB           tasks 1..100, inputs 0..100, labels 0..100, env 0..1000 a task
+    inputs    1,000,000 bytes a file after decoding (S88, C49)
+
+The stored form is the document as submitted, with resources and runtimes filled in, and with sha256 and size in
+place of the content of input files.
+"""
+
+import hashlib
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+
+from jobs import fields
+from jobs.refusals import problems_of, screen
+from prominence.errors import InvalidDocument
+from worker.protocol import InputSpec, RunSpec, TaskSpec
+
+STORED_VERSION = 1
+DEFAULT_WALLTIME_MIN = 720.0
+MB_PER_GB = 1024
+SECONDS_A_MINUTE = 60
+
+_DOCKER_TARBALL = (".tar", ".tgz", ".tar.gz")
+_SHAPE = re.compile(r"c([1-9]\d*)\.m([1-9]\d*)\.d([1-9]\d*)(\.u)?(\.p)?", re.ASCII)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Resources(_Model):
+    """What a job asks for on each node (S80)."""
+
+    nodes: fields.Nodes = 1
+    cpus: fields.Cpus = 1
+    memory_gb: fields.MemoryGb = Field(default=1.0, alias="memory")
+    disk_gb: fields.DiskGb = Field(default=10, alias="disk")
+    walltime_min: fields.WalltimeMin = Field(default=DEFAULT_WALLTIME_MIN, alias="walltime")
+
+
+class Task(_Model):
+    """One container (S82). An empty `cmd` means the image's own entrypoint (S47)."""
+
+    image: fields.Image
+    asked_runtime: fields.Runtime | None = Field(default=None, alias="runtime")
+    cmd: fields.Command = ""
+    args: fields.Arguments = ()
+    env: fields.Environment = Field(default_factory=dict)
+    workdir: fields.Workdir | None = None
+    type: fields.TaskType = fields.BASIC
+
+    @property
+    def runtime(self) -> str:
+        """What was asked for, else what the image needs (S24-S26, D10)."""
+        return self.asked_runtime or runtime_for(self.image)
+
+
+class Input(_Model):
+    """A small file written into the job's directory before its first task (S88); `content` is decoded."""
+
+    filename: fields.Filename
+    content: fields.Content
+    executable: StrictBool = False
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+class Policies(_Model):
+    """How failures are met (S98)."""
+
+    maximum_retries: fields.Retries = Field(default=0, alias="maximumRetries")
+
+
+class JobDocument(_Model):
+    """A valid job document."""
+
+    name: fields.JobName = ""
+    resources: Resources = Resources()
+    labels: fields.Labels = Field(default_factory=dict)
+    tasks: Annotated[tuple[Task, ...], BeforeValidator(fields.few_tasks)]
+    inputs: Annotated[tuple[Input, ...], BeforeValidator(fields.few_inputs)] = ()
+    policies: Policies = Policies()
+
+    @property
+    def memory_mb(self) -> int:
+        return memory_mb(self.resources.memory_gb)
+
+    @property
+    def disk_mb(self) -> int:
+        return self.resources.disk_gb * MB_PER_GB
+
+
+def parse_job(document: object) -> JobDocument:
+    """The typed form of a job document, as posted.
+
+    Raises:
+        InvalidDocument: with every problem at once.
+    """
+    known, problems = screen(document)
+    try:
+        job = JobDocument.model_validate(known)
+    except ValidationError as error:
+        raise InvalidDocument(problems + problems_of(error)) from None
+    if problems:
+        raise InvalidDocument(problems)
+    return job
+
+
+def runtime_for(image: str) -> str:
+    """The runtime of a task that names none (S24-S26, D10): tarballs by URL or path need udocker."""
+    is_file = image.startswith(("http://", "https://", "/"))
+    path = urlsplit(image).path if "://" in image else image
+    tarball = is_file and path.lower().endswith(_DOCKER_TARBALL)
+    return fields.UDOCKER if tarball else fields.SINGULARITY
+
+
+def stored_form(document: JobDocument) -> dict[str, Any]:
+    """The JSON kept in `Job.spec`."""
+    resources = document.resources
+    stored: dict[str, Any] = {
+        "version": STORED_VERSION,
+        **document.model_dump(
+            by_alias=True, exclude_unset=True, exclude={"inputs", "resources", "tasks"}
+        ),
+        "resources": {
+            "nodes": resources.nodes,
+            "cpus": resources.cpus,
+            "memory": _plain(resources.memory_gb),
+            "disk": resources.disk_gb,
+        },
+        "tasks": [_stored_task(task) for task in document.tasks],
+    }
+    if "walltime_min" in resources.model_fields_set:
+        stored["resources"]["walltime"] = _plain(resources.walltime_min)
+    if document.inputs:
+        stored["inputs"] = [_stored_input(file) for file in document.inputs]
+    return stored
+
+
+def run_spec(stored: Mapping[str, Any], *, env: Mapping[str, str] | None = None) -> RunSpec:
+    """What a node runs, from a stored form; `env` is set in every task, secrets apart."""
+    resources = stored["resources"]
+    walltime_min = resources.get("walltime", DEFAULT_WALLTIME_MIN)
+    return RunSpec(
+        name=stored.get("name", ""),
+        tasks=tuple(_run_task(task) for task in stored["tasks"]),
+        inputs=tuple(
+            InputSpec(
+                filename=file["filename"],
+                sha256=file["sha256"],
+                size=file["size"],
+                executable=file.get("executable", False),
+            )
+            for file in stored.get("inputs", ())
+        ),
+        cpus=resources["cpus"],
+        memory_mb=memory_mb(resources["memory"]),
+        disk_mb=resources["disk"] * MB_PER_GB,
+        nodes=resources["nodes"],
+        walltime_s=float(walltime_min * SECONDS_A_MINUTE),
+        env=dict(env or {}),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a slot must offer for a job: the scheduler treats jobs of one shape alike."""
+
+    cpus: int
+    memory_mb: int
+    disk_mb: int
+    udocker: bool = False
+    process: bool = False
+
+    @property
+    def runtime(self) -> str:
+        """A runtime that the node must offer beside Singularity, which every node has; else ""."""
+        if self.udocker:
+            return fields.UDOCKER
+        return fields.PROCESS if self.process else ""
+
+    def __str__(self) -> str:
+        needs = (".u" if self.udocker else "") + (".p" if self.process else "")
+        return f"c{self.cpus}.m{self.memory_mb}.d{self.disk_mb}{needs}"
+
+
+def shape_of(document: JobDocument) -> str:
+    """The shape of a job, as stored: "c1.m1024.d10240", ".u" if a task needs udocker, ".p" a plain process."""
+    runtimes = {task.runtime for task in document.tasks}
+    return str(
+        Shape(
+            cpus=document.resources.cpus,
+            memory_mb=document.memory_mb,
+            disk_mb=document.disk_mb,
+            udocker=fields.UDOCKER in runtimes,
+            process=fields.PROCESS in runtimes,
+        )
+    )
+
+
+def parse_shape(text: str) -> Shape:
+    """The reverse of `shape_of`. Raises ValueError."""
+    match = _SHAPE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not a shape: {text!r}")
+    return Shape(
+        cpus=int(match[1]),
+        memory_mb=int(match[2]),
+        disk_mb=int(match[3]),
+        udocker=match[4] is not None,
+        process=match[5] is not None,
+    )
+
+
+def kind_of(owner_id: int, document: JobDocument) -> str:
+    """32 hex digits, equal for jobs of one owner with the same images and commands: they take about as long."""
+    tasks = [[task.image, task.cmd, *task.args] for task in document.tasks]
+    text = json.dumps([owner_id, tasks])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def memory_mb(memory_gb: float) -> int:
+    """Whole MB, never less than asked for."""
+    return max(1, math.ceil(memory_gb * MB_PER_GB))
+
+
+def _stored_task(task: Task) -> dict[str, Any]:
+    stored = task.model_dump(by_alias=True, exclude_unset=True, mode="json")
+    return stored | {"runtime": task.runtime}
+
+
+def _stored_input(file: Input) -> dict[str, Any]:
+    stored = {"filename": file.filename, "size": len(file.content), "sha256": file.sha256}
+    return stored | ({"executable": True} if file.executable else {})
+
+
+def _run_task(stored: Mapping[str, Any]) -> TaskSpec:
+    return TaskSpec(
+        image=stored["image"],
+        runtime=stored["runtime"],
+        command=tuple(shlex.split(stored.get("cmd", ""))),
+        args=tuple(stored.get("args", ())),
+        env=stored.get("env", {}),
+        workdir=stored.get("workdir"),
+    )
+
+
+def _plain(value: float) -> int | float:
+    """4 for 4.0: as users write it."""
+    return int(value) if value == int(value) else value

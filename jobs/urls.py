@@ -1,0 +1,13 @@
+"""Routes of jobs, below each API root. `jobs/{id}/events` is served before Django is asked."""
+
+from django.urls import path
+
+from jobs.models import Stream
+from jobs.views import JobsView, JobView, OutputView
+
+urlpatterns = [
+    path("jobs", JobsView.as_view()),
+    path("jobs/<str:job_id>", JobView.as_view()),
+    path("jobs/<str:job_id>/stdout", OutputView.as_view(stream=Stream.STDOUT)),
+    path("jobs/<str:job_id>/stderr", OutputView.as_view(stream=Stream.STDERR)),
+]

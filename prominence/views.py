@@ -1,0 +1,94 @@
+"""What every REST view shares, and the answers that belong to no app: health, unknown paths, Django's own errors."""
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.views import defaults
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from prominence.auth import JobTokenScope
+from prominence.errors import NoSuchPath
+from prominence.health import failing_parts
+
+API_ROOTS = ("/api/", "/prominence/", "/node/")
+
+
+class AnyAccept(BaseContentNegotiation):
+    """Answers are JSON (or a job's own text), whatever the client says it accepts."""
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:
+        return parsers[0]
+
+    def select_renderer(
+        self, request: Request, renderers: Any, format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        return renderers[0], renderers[0].media_type
+
+
+class ApiView(APIView):
+    """Base of the REST views. A job's token may use `job_token_methods` if the path's `job_id` is its own."""
+
+    content_negotiation_class = AnyAccept
+    metadata_class = None
+    permission_classes = [IsAuthenticated, JobTokenScope]
+    job_token_methods: frozenset[str] = frozenset()
+
+
+class HealthView(ApiView):
+    """GET /health: 204, or 409 with the parts that do not work (C43); needs no token."""
+
+    authentication_classes = []
+    permission_classes = []
+
+    def get(self, request: Request) -> Response:
+        failing = failing_parts()
+        if failing:
+            return Response({"errors": ",".join(failing)}, status=409)
+        return Response(status=204)
+
+
+class NoSuchPathView(ApiView):
+    """Any other path below an API root: 404 in JSON (C9), also for those without a token."""
+
+    authentication_classes = []
+    permission_classes = []
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        hint = ": API paths do not end in a slash" if request.path.endswith("/") else ""
+        raise NoSuchPath(f"No such path{hint}")
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """400 outside the views: a wrong Host header, for instance."""
+    if _is_api(request):
+        return JsonResponse({"error": "Bad request"}, status=400)
+    return defaults.bad_request(request, exception)
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if _is_api(request):
+        return JsonResponse({"error": "Not authorized"}, status=403)
+    return defaults.permission_denied(request, exception)
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if _is_api(request):
+        return JsonResponse({"error": "No such path"}, status=404)
+    return defaults.page_not_found(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse | HttpResponseBase:
+    """An error that we did not foresee; Django has logged the traceback."""
+    if _is_api(request):
+        return JsonResponse({"error": "Internal server error"}, status=500)
+    return defaults.server_error(request)
+
+
+def _is_api(request: HttpRequest) -> bool:
+    return request.path.startswith(API_ROOTS)
