@@ -1,4 +1,4 @@
-"""`manage.py node_token NAME`: a one-time token with which a machine enrols as a node."""
+"""`manage.py node-token NAME`: a one-time token with which a machine enrols as a node."""
 
 import argparse
 from typing import Any
