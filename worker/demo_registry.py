@@ -60,14 +60,14 @@ class DemoRegistry:
         config, log = self._data / "config.json", self._data / "registry.log"
         config.write_text(json.dumps(self._configuration()))
         with log.open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(
                 [program, "serve", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                preexec_fn=lambda: die_with_parent(SIGTERM),  # noqa: PLW1509
+                preexec_fn=lambda: die_with_parent(SIGTERM),
             )
-        self._wait(log)
+        self._wait(self._process, log)
 
     def push_demo_images(self) -> dict[str, str]:
         """Put the demonstration images in; return their digests by name."""
@@ -109,16 +109,18 @@ class DemoRegistry:
         }
         if self._credential:
             document["auth"] = {
-                "htpasswd": {"realm": "prominence", "path": str(self._write_accounts())}
+                "htpasswd": {
+                    "realm": "prominence",
+                    "path": str(self._write_accounts(self._credential)),
+                }
             }
         return document
 
-    def _write_accounts(self) -> Path:
-        assert self._credential is not None
+    def _write_accounts(self, credential: Credential) -> Path:
         program = _require("htpasswd", "apache2-utils")
-        line = subprocess.run(  # noqa: S603
-            [program, "-niB", self._credential.username],
-            input=self._credential.token.encode(),
+        line = subprocess.run(
+            [program, "-niB", credential.username],
+            input=credential.token.encode(),
             capture_output=True,
             check=True,
         )
@@ -127,10 +129,9 @@ class DemoRegistry:
         path.write_bytes(line.stdout)
         return path
 
-    def _wait(self, log: Path) -> None:
-        assert self._process is not None
+    def _wait(self, process: subprocess.Popen[bytes], log: Path) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline and self._process.poll() is None:
+        while time.monotonic() < deadline and process.poll() is None:
             if _answers(f"{self.url}/v2/"):
                 return
             time.sleep(POLL_S)

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from worker.runtimes.base import Identity, ImageRequest, PreparedImage, Run, Runtime
 from worker.runtimes.errors import RuntimeMissing
@@ -109,7 +109,7 @@ class ImageCache:
     def evict(self) -> None:
         """Remove the longest unused entries until the rest fits, never one in use."""
         entries = sorted(self._entries(), key=_last_use)
-        sizes = {entry: _read_entry(entry).get("size_bytes", 0) for entry in entries}
+        sizes = {entry: int(_read_entry(entry).get("size_bytes", 0)) for entry in entries}
         total = sum(sizes.values())
         for entry in entries:
             if total > self._policy.max_bytes and self._remove(entry):
@@ -121,7 +121,7 @@ class ImageCache:
             parts += [request.credential.username, request.credential.token]
         if image_kind(request.image) is ImageKind.PATH:
             with suppress(OSError):
-                status = os.stat(request.image)
+                status = Path(request.image).stat()
                 parts += [f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"]
         message = json.dumps(parts).encode()
         return hmac.new(self._salt(), message, hashlib.sha256).hexdigest()[:32]
@@ -248,7 +248,7 @@ def _last_use(entry: Path) -> float:
         return 0.0
 
 
-def _read_entry(entry: Path) -> dict[str, object]:
+def _read_entry(entry: Path) -> dict[str, Any]:
     try:
         found = json.loads((entry / "entry.json").read_text())
     except (OSError, ValueError):
@@ -296,7 +296,7 @@ def _make_open_directory(path: Path) -> None:
 
 def _tree_bytes(path: Path) -> int:
     return sum(
-        os.lstat(os.path.join(directory, name)).st_size
+        (Path(directory) / name).lstat().st_size
         for directory, _, files in os.walk(path)
         for name in files
     )

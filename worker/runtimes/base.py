@@ -94,12 +94,15 @@ class Launch:
     """What to execve, as the request's identity, to become the container's top process.
 
     The exit code of argv is the exit code of the program. SIGKILL of argv's process ends the whole
-    container; other signals are best sent to its process group.
+    container. Other signals go to its process group if `signal_group`, else to it alone, which passes
+    them on (to send both would make the program see a signal twice); so start it as the leader of a
+    group of its own.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
+    signal_group: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

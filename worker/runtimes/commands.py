@@ -23,7 +23,7 @@ def run_command(command: Command) -> Finished:
         die_with_parent(signal.SIGKILL)
 
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(  # noqa: S603 - argv lists only
+        process = subprocess.Popen(
             command.argv,
             env=dict(command.env),
             cwd=command.cwd,
@@ -31,7 +31,7 @@ def run_command(command: Command) -> Finished:
             stdout=out,
             stderr=err,
             umask=0o022,
-            preexec_fn=enter,  # noqa: PLW1509 - single-threaded by contract
+            preexec_fn=enter,
         )
         try:
             code = process.wait(timeout=command.timeout_s)

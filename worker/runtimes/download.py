@@ -106,7 +106,7 @@ def _with_retries(url: str, read: Callable[[], Result]) -> Result:
             return read()
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code < 500 and error.code != 429 or attempt == ATTEMPTS:
+            if (error.code < 500 and error.code != 429) or attempt == ATTEMPTS:
                 raise_for_status(error.code, what)
         except (OSError, http.client.HTTPException) as error:
             if attempt == ATTEMPTS:
@@ -123,7 +123,7 @@ def _reason(error: Exception) -> str:
 class _SameHostCredentials(urllib.request.HTTPRedirectHandler):
     """Registries redirect to object stores, which must not see (and reject) the registry's token."""
 
-    def redirect_request(  # noqa: PLR0913, PLR0917 - the signature is urllib's
+    def redirect_request(  # noqa: PLR0913 - the signature is urllib's
         self,
         req: urllib.request.Request,
         fp: IO[bytes],

@@ -12,7 +12,7 @@ Branch on the class or its `code`. The text is for people and never contains a c
 """
 
 
-class RuntimeFailure(Exception):  # noqa: N818 - the leaves say what failed
+class RuntimeFailure(Exception):
     """Base of all failures of this package; `retryable` means the same request may work later."""
 
     code = "runtimeFailure"

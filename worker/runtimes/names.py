@@ -10,7 +10,9 @@ HUB_URL = "https://registry-1.docker.io"
 ARCHIVE_SUFFIXES = (".tar", ".tgz", ".tar.gz")
 SINGULARITY_SUFFIXES = (".sif", ".simg")
 
-_REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -73,7 +75,8 @@ def parse_reference(image: str) -> Reference:
         host = HUB
         repository = repository if "/" in repository else f"library/{repository}"
     tag = digest if at else tag if colon else "latest"
-    if not _REPOSITORY.fullmatch(repository) or not (_DIGEST if at else _TAG).fullmatch(tag):
+    patterns = ((_HOST, host), (_REPOSITORY, repository), (_DIGEST if at else _TAG, tag))
+    if not all(pattern.fullmatch(part) for pattern, part in patterns):
         raise ValueError(f"not a valid image name: {image}")
     return Reference(host=host, repository=repository, tag=tag)
 

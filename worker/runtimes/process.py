@@ -50,6 +50,7 @@ class ProcessRuntime:
             argv=(*request.command, *request.args),
             env={"PATH": DEFAULT_PATH, **request.env, **fixed},
             cwd=Path(home + inner.removeprefix(HOME)) if inside else Path(inner),
+            signal_group=True,
         )
 
     def _require(self) -> None:

@@ -92,7 +92,14 @@ class RegistryClient:
     def _blob(self, descriptor: dict[str, Any], path: Path) -> Path:
         digest = str(descriptor["digest"])
         file = HashedFile(path=path, limit_bytes=int(descriptor["size"]))
-        store(self._url(f"blobs/{digest}"), file, self._authorization)
+        url = self._url(f"blobs/{digest}")
+        try:
+            store(url, file, self._authorization)
+        except AuthenticationFailed:
+            # Tokens are short-lived (five minutes at Docker Hub), pulls may not be.
+            self._authorization = {}
+            self._manifest(self.reference.tag)
+            store(url, file, self._authorization)
         if file.digest != digest:
             raise ImagePullFailed(f"{self._name}: {digest} arrived damaged")
         return path
@@ -120,7 +127,7 @@ class RegistryClient:
 
     def _bearer(self, challenge: dict[str, str]) -> dict[str, str]:
         realm = challenge.get("realm", "")
-        query = {name: challenge[name] for name in ("service", "scope") if name in challenge}
+        query = {name: text for name, text in challenge.items() if name in ("service", "scope")}
         basic = _basic(self.credential) if self.credential and self._may_see_login(realm) else {}
         answer = get(f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}", basic)
         raise_for_status(answer.status, self._name)

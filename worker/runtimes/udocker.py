@@ -189,7 +189,8 @@ class UdockerRuntime:
             *command,
             *args,
         )
-        return Launch(argv=argv, env=self._inner_env(request, config), cwd=request.private)
+        env = self._inner_env(request, config)
+        return Launch(argv=argv, env=env, cwd=request.private, signal_group=True)
 
     def _container(self, request: ContainerRequest) -> Path:
         return request.private / "udocker" / "containers" / request.name
@@ -240,7 +241,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     """The image's run configuration. The file is the job's: no links, no surprises in size."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
             metadata = json.loads(file.read(MAX_METADATA_BYTES))
     except (OSError, ValueError) as error:
         raise ContainerNotPrepared(f"unreadable container metadata: {error}") from error

@@ -55,15 +55,13 @@ class Elf:
         self.data = data
         sections = list(self._sections())
         by_kind = {section.kind: section for section in reversed(sections)}
-        self.symbols = by_kind.get(SHT_DYNSYM)
-        self.needs = by_kind.get(SHT_VERNEED)
-        self.versions = by_kind.get(SHT_VERSYM)
-        self._strings = sections[self.symbols.link].offset if self.symbols else 0
-
-    @property
-    def versioned(self) -> bool:
-        """Whether the file asks for versions of its libraries at all."""
-        return None not in (self.symbols, self.needs, self.versions)
+        self.versioned = {SHT_DYNSYM, SHT_VERNEED, SHT_VERSYM} <= by_kind.keys()
+        """Whether the file asks for versions of its libraries; if not, it has no use here."""
+        if self.versioned:
+            self.symbols = by_kind[SHT_DYNSYM]
+            self.needs = by_kind[SHT_VERNEED]
+            self.versions = by_kind[SHT_VERSYM]
+            self._strings = sections[self.symbols.link].offset
 
     def _sections(self) -> Iterator[Section]:
         (start,) = struct.unpack_from("<Q", self.data, 0x28)
@@ -79,7 +77,6 @@ class Elf:
 
     def version_needs(self) -> Iterator[VersionNeed]:
         """Every version of every library that the file asks for."""
-        assert self.needs is not None
         library = self.needs.offset
         while True:
             _, count, _, first, following = struct.unpack_from("<HHIII", self.data, library)
@@ -96,8 +93,6 @@ class Elf:
 
     def symbols_of(self, indexes: frozenset[int]) -> Iterator[tuple[int, int]]:
         """(place of the symbol, offset of its name) of the symbols bound to these versions."""
-        assert self.symbols is not None
-        assert self.versions is not None
         for i in range(self.symbols.size // SYMBOL_BYTES):
             (version,) = struct.unpack_from("<H", self.data, self.versions.offset + 2 * i)
             if version & 0x7FFF in indexes:
