@@ -29,6 +29,9 @@ FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 30.0
 STEADY_AFTER_S = 60.0
 TICK_S = 0.1
+LOG_BYTES = 32 << 20
+STARTS_BEFORE_READY = 5
+TAIL_LINES = 15
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 WAITED_FOR = ENDING | {signal.SIGCHLD}
 
@@ -81,6 +84,7 @@ class _Child:
     started_at: float = 0.0
     start_at: float = 0.0  # when to start again, while there is no process
     log_seen: int = 0
+    starts: int = 0
 
 
 class Supervisor:
@@ -118,20 +122,20 @@ class Supervisor:
         """Begin to keep these running; does not wait for them."""
         for part in parts:
             child = self._children[part.name] = _Child(part)
-            log = self.log_of(part.name)
-            child.log_seen = log.stat().st_size if log.exists() else 0
+            child.log_seen = _begin_log(self.log_of(part.name))
             self._spawn(child)
 
     def wait_ready(self, *parts: Part, timeout_s: float) -> None:
         """Return when all of these are ready.
 
-        Raises PartFailedError after `timeout_s`, and EndRequestedError.
+        Raises PartFailedError after `timeout_s` or some vain starts, and EndRequestedError.
         """
         deadline = time.monotonic() + timeout_s
         waiting = list(parts)
         while waiting := [part for part in waiting if not part.is_ready()]:
-            if time.monotonic() > deadline:
-                self._give_up(waiting)
+            vain = [p for p in waiting if self._children[p.name].starts > STARTS_BEFORE_READY]
+            if vain or time.monotonic() > deadline:
+                self._give_up((vain or waiting)[0])
             self.step()
 
     def run(self) -> NoReturn:
@@ -167,6 +171,7 @@ class Supervisor:
 
     def _spawn(self, child: _Child) -> None:
         child.started_at = time.monotonic()
+        child.starts += 1
         try:
             child.process = spawn(child.part.command, self.log_of(child.part.name))
         except OSError as error:
@@ -227,9 +232,10 @@ class Supervisor:
             list(reap())
         list(reap())
 
-    def _give_up(self, waiting: Sequence[Part]) -> NoReturn:
-        name = waiting[0].name
-        raise PartFailedError(f"{name} did not become ready; see {self.log_of(name)}")
+    def _give_up(self, part: Part) -> NoReturn:
+        log = self.log_of(part.name)
+        tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-TAIL_LINES:])
+        raise PartFailedError(f"{part.name} did not become ready; the end of {log}:\n{tail}")
 
     def _pid_file(self, part: Part) -> Path:
         return self._pids / f"{part.name}.pid"
@@ -245,6 +251,15 @@ class Supervisor:
             child.log_seen += len(lines) + len(newline)
             for line in lines.splitlines():
                 sys.stderr.write(f"{child.part.name}: {line.decode(errors='replace')}\n")
+
+
+def _begin_log(log: Path) -> int:
+    """Put a log that has grown too long aside, and return the size of what is there."""
+    size = log.stat().st_size if log.exists() else 0
+    if size > LOG_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+        return 0
+    return size
 
 
 def _send(child: _Child, number: signal.Signals) -> None:
