@@ -45,7 +45,7 @@ class ObjectStore(Protocol):
         ...
 
     def open_range(self, key: str, start: int = 0) -> Iterator[bytes]:
-        """The object's bytes from `start` (from 0) in blocks of at most 64 KiB; nothing if `start` is at or past its end.
+        """The object's bytes from `start` (from 0) in blocks of at most 64 KiB; none from its end on.
 
         Raises:
             ObjectMissing: at once, not at the first block.
@@ -128,7 +128,7 @@ class LocalStore:
         """Sharded by the key's digest. A key may be a prefix of another, so it cannot be a path of directories."""
         name = check_key(key).replace("/", ",")
         shard = sha256(key.encode()).hexdigest()[:2]
-        if len(name) > 240:  # noqa: PLR2004 file systems end at 255
+        if len(name) > 240:
             name = sha256(key.encode()).hexdigest()
         return self._directory / shard / name
 
