@@ -14,6 +14,7 @@ from prominence.errors import BadRequest, NotAvailable
 
 MAXIMUM_ID = 2**63 - 1
 UNLIMITED = -1
+MAXIMUM_CONSTRAINTS = 20
 _STATUS_WORDS = {"running": JobStatus.RUNNING, "idle": JobStatus.PENDING}
 _NO = frozenset({"false", "0", "no"})
 
@@ -38,6 +39,10 @@ def parse_list_query(params: QueryDict) -> ListQuery:
         BadRequest: a parameter has a value that cannot be used.
         NotAvailable: jobs of a workflow.
     """
+    if any("\0" in text for _, texts in params.lists() for text in map(str, texts)):
+        raise BadRequest("a parameter holds a NUL character")
+    if len(params.getlist("constraint")) > MAXIMUM_CONSTRAINTS:
+        raise BadRequest(f"at most {MAXIMUM_CONSTRAINTS} constraints are allowed")
     if is_set(params, "workflow"):
         raise NotAvailable("workflows are not available yet")
     number = integer_of(params, "num", default=1, low=UNLIMITED)

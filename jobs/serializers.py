@@ -85,6 +85,8 @@ def _status_reason(job: Job) -> str:
 def _full(job: Job, placement: Placement | None, contents: Mapping[str, bytes]) -> dict[str, Any]:
     spec = job.spec
     entry = _common(job) | {"resources": spec["resources"], "tasks": spec["tasks"]}
+    if job.detail and "statusReason" in entry:
+        entry["statusDetail"] = job.detail
     if job.labels:
         entry["labels"] = job.labels
     if spec.get("policies"):

@@ -71,10 +71,13 @@ def _store_labels(job: Job, document: JobDocument) -> None:
 
 
 def _store_inputs(owner: User, document: JobDocument) -> None:
-    """Keep each content once per owner, whoever else is storing it right now."""
+    """Keep each content once per owner, whoever else is storing it right now; in digest order, against deadlocks."""
     contents = {file.sha256: file.content for file in document.inputs}
     InputFile.objects.bulk_create(
-        [InputFile(owner=owner, sha256=digest, content=data) for digest, data in contents.items()],
+        [
+            InputFile(owner=owner, sha256=digest, content=data)
+            for digest, data in sorted(contents.items())
+        ],
         ignore_conflicts=True,
     )
 

@@ -15,7 +15,10 @@ MAXIMUM_DIGITS = 30
 
 def read_document(request: HttpRequest) -> object:
     """The body as JSON whatever its Content-Type says (C14). Raises InvalidDocument or RequestDataTooBig."""
-    return parse_json(request.body)
+    body = request.body
+    if not body:
+        raise _refusal("the request has no body, or no Content-Length")
+    return parse_json(body)
 
 
 def parse_json(body: bytes) -> object:

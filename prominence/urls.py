@@ -12,6 +12,7 @@ api: list[URLPattern | URLResolver] = [
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("node/v1/", include("clouds.node_api")),
+    path("node/v1/", include("clouds.node_api")),
     path("api/v1/", include(api)),
     path("prominence/v1/", include(api)),  # what PyPI `prominence` 0.21 and the notebooks use
     re_path(r"^(?:api|prominence)(?:/.*)?$", NoSuchPathView.as_view()),

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from prominence.auth import JobTokenScope
-from prominence.errors import NoSuchPath
+from prominence.errors import BadRequest, NoSuchPath, as_api_error
 from prominence.health import failing_parts
 
 API_ROOTS = ("/api/", "/prominence/", "/node/")
@@ -65,9 +65,10 @@ class NoSuchPathView(ApiView):
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    """400 outside the views: a wrong Host header, for instance."""
+    """400 outside the REST views: a wrong Host header, or a body too large for the node's API."""
     if _is_api(request):
-        return JsonResponse({"error": "Bad request"}, status=400)
+        error = as_api_error(exception) or BadRequest("Bad request")
+        return JsonResponse(error.body(), status=error.http_status)
     return defaults.bad_request(request, exception)
 
 
