@@ -102,7 +102,7 @@ class Backlog:
             self._turns.rotate(-1)
             job = self._best(owner, fits)
             if job is None:
-                idle += 1
+                idle += owner in self._owners  # one that was forgotten takes no turn
             else:
                 idle = 0
                 yield job

@@ -15,7 +15,6 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from clouds import offers
-from clouds.loops import Entry, pages
 from clouds.models import Incarnation
 from clouds.reading import to_reports
 from clouds.states import ALIVE
@@ -26,6 +25,7 @@ from jobs.reports import Report
 from jobs.states import AttemptStatus
 from jobs.transition import apply_reports
 from prominence.bus import NODES, server_redis
+from prominence.streams import Entry, read_streams
 from worker.protocol import (
     AttemptKey,
     Ended,
@@ -192,9 +192,7 @@ class Ingest:
         self._list_nodes()
         streams = {Keys(key_prefix(pk)).up: last for pk, last in self._positions.items()}
         streams[NODES] = self._rung
-        answer = dict(
-            pages(server_redis().xread(streams, count=ENTRIES, block=int(timeout_s * 1000)))
-        )
+        answer = read_streams(streams, count=ENTRIES, block_s=timeout_s)
         if rung := answer.pop(NODES, None):
             self._rung = rung[-1][0]
             self._listed = 0.0

@@ -22,6 +22,7 @@ from jobs.reports import EndReport, LogFacts
 from jobs.states import Reason
 from jobs.transition import apply_reports
 from prominence.bus import server_redis
+from prominence.streams import walk_stream
 from worker.protocol import AttemptKey, Keys, decode_up, key_prefix
 
 logger = logging.getLogger(__name__)
@@ -87,14 +88,21 @@ def _bury(rows: Sequence[Incarnation], *, detail: str) -> None:
 
 def _lost(placement: Placement, detail: str) -> EndReport:
     job, number = placement.attempt.job_id, placement.attempt.number
-    facts = {
-        stream: LogFacts(
+    stdout, stderr = (
+        LogFacts(
             size=stored_end(job_id=job, attempt=number, rank=placement.rank, stream=stream),
             complete=False,
         )
-        for stream in Stream.values
-    }
-    return EndReport(job_id=job, attempt=number, reason=Reason.NODE_LOST, detail=detail, **facts)
+        for stream in (Stream.STDOUT, Stream.STDERR)
+    )
+    return EndReport(
+        job_id=job,
+        attempt=number,
+        reason=Reason.NODE_LOST,
+        detail=detail,
+        stdout=stdout,
+        stderr=stderr,
+    )
 
 
 def salvage(row: Incarnation) -> None:
@@ -112,9 +120,8 @@ def salvage(row: Incarnation) -> None:
 
 def _drain(row: Incarnation) -> None:
     """A fenced incarnation's words have no effect any more; `ingest.apply` sees to that."""
-    entries = server_redis().xrange(Keys(key_prefix(row.pk)).up, count=10_000)
     ups = []
-    for _, fields in entries:
+    for _, fields in walk_stream(Keys(key_prefix(row.pk)).up, after="0-0", page=PAGE):
         try:
             ups.append(decode_up(fields.get(b"d", b"")))
         except msgspec.MsgspecError:
@@ -126,19 +133,16 @@ def _drain(row: Incarnation) -> None:
 def _store_stream(row: Incarnation, key: AttemptKey, stream: str) -> None:
     start = stored_end(job_id=key.job, attempt=key.attempt, rank=key.rank, stream=stream)
     name = Keys(key_prefix(row.pk)).out(key, stream)
-    position = f"({start}-0"
-    while page := server_redis().xrange(name, min=position, count=PAGE):
-        for entry_id, fields in page:
-            end, data = int(entry_id.split(b"-")[0]), fields.get(b"d", b"")
-            begin = end - len(data)
-            if begin > start:
-                return  # a hole: what follows cannot be shown in its place
-            store_piece(
-                job_id=key.job, attempt=key.attempt, rank=key.rank, stream=stream,
-                start=start, data=data[start - begin :],
-            )  # fmt: skip
-            start = end
-        position = f"({page[-1][0].decode()}"
+    for entry_id, fields in walk_stream(name, after=f"{start}-0", page=PAGE):
+        end, data = int(entry_id.split(b"-")[0]), fields.get(b"d", b"")
+        begin = end - len(data)
+        if begin > start:
+            return  # a hole: what follows cannot be shown in its place
+        store_piece(
+            job_id=key.job, attempt=key.attempt, rank=key.rank, stream=stream,
+            start=start, data=data[start - begin :],
+        )  # fmt: skip
+        start = end
 
 
 def clear(incarnation_ids: Iterable[int]) -> None:

@@ -19,15 +19,13 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 
 from prominence.bus import BEAT, server_redis
+from prominence.streams import last_id, read_streams
 
 logger = logging.getLogger(__name__)
 
 BEAT_TTL_S = 15
 # After an error of the database or Redis: long enough not to spin, short enough not to be felt.
 PAUSE_S = 0.5
-
-
-Entry = tuple[bytes, dict[bytes, bytes]]
 
 
 class Step(Protocol):
@@ -131,26 +129,12 @@ class Doorbell:
 
     def seek_end(self) -> None:
         """Forget what was rung before now."""
-        last = server_redis().xrevrange(self._stream, count=1)
-        self._last = last[0][0] if last else b"0"
+        self._last = last_id(self._stream)
 
     def wait(self, timeout_s: float) -> list[bytes]:
         """Payloads of new entries, as soon as there are some; [] after `timeout_s`."""
-        answer = server_redis().xread(
-            {self._stream: self._last}, count=1000, block=max(1, int(timeout_s * 1000))
-        )
-        entries = [entry for _, page in pages(answer) for entry in page]
+        read = read_streams({self._stream: self._last}, count=1000, block_s=timeout_s)
+        entries = read.get(self._stream, [])
         if entries:
             self._last = entries[-1][0]
         return [fields[b"d"] for _, fields in entries if b"d" in fields]
-
-
-def pages(answer: Any) -> list[tuple[str, list[Entry]]]:
-    """XREAD's answer as (stream, entries); its form differs between RESP2 (pairs) and RESP3 (a mapping of pages)."""
-    if not answer:
-        return []
-    if isinstance(answer, dict):
-        pairs = [(name, [e for page in found for e in page]) for name, found in answer.items()]
-    else:
-        pairs = [(name, list(found)) for name, found in answer]
-    return [(name.decode(), entries) for name, entries in pairs if entries]

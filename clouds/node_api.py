@@ -18,7 +18,9 @@ from functools import wraps
 from typing import TypeVar
 
 import msgspec
+import redis
 from django.conf import settings
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
@@ -73,6 +75,9 @@ def _view(view: NodeView) -> NodeView:
             return view(request, **kwargs)
         except _Refused as refused:
             return _answer(NodeError(error=str(refused), code=refused.code), refused.status)
+        except (redis.RedisError, DatabaseError, OSError) as error:
+            logger.warning("%s %s: %s", request.method, request.path, error)
+            return _answer(NodeError(error="try again later", code="unavailable"), 503)
 
     return wrapped
 

@@ -13,7 +13,7 @@ from threading import Lock
 import redis
 from celery import Celery
 from django.conf import settings
-from kombu import Connection
+from kombu.connection import Connection
 
 from clouds.models import Incarnation
 from clouds.states import IncarnationStatus

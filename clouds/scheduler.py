@@ -37,6 +37,8 @@ POLL_S = 5.0
 # A deployment's nets have holes: all queues are read again this often, whatever hints and polls said.
 REBUILD_S = 3600.0
 KINDS_FRESH_S = 1.0
+# A node that missed this many heartbeats gets nothing new, long before its lease is over.
+SILENT_HEARTBEATS = 3
 
 
 class Scheduler:
@@ -153,8 +155,11 @@ class Scheduler:
 
 
 def free_nodes() -> list[FreeNode]:
-    """Ready nodes with what they have left: one query."""
-    rows = Incarnation.objects.filter(status=IncarnationStatus.READY).select_related("node__site")
+    """Ready nodes that were heard of lately, with what they have left: one query."""
+    heard_since = Now() - timedelta(seconds=SILENT_HEARTBEATS * settings.CONFIG.heartbeat_s)
+    rows = Incarnation.objects.filter(
+        status=IncarnationStatus.READY, heard_at__gte=heard_since
+    ).select_related("node__site")
     return [
         FreeNode(
             incarnation=row.pk,

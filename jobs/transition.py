@@ -127,7 +127,7 @@ def delete_jobs(job_ids: Iterable[int], *, actor: str) -> None:
     """
     with transaction.atomic():
         ledger = _Ledger(set(job_ids), actor=actor)
-        stops = {}
+        stops: dict[str, dict[str, object]] = {}
         for job in ledger.jobs.values():
             if job.queued:
                 ledger.finish(
@@ -261,7 +261,7 @@ class _Ledger:
         if job.status == JobStatus.RUNNING:
             self._move(job, JobStatus.PENDING, reason, detail)
         job.queued = True
-        job.queued_at = self.now
+        job.queued_at = self._at(0.0, no_earlier=job.queued_at)
         job.started_at = None
         job.reason, job.detail = reason, detail[:2000]
         self._changed_jobs.add(job.pk)
