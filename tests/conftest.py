@@ -110,3 +110,12 @@ def fresh_stack(make_stack: StackMaker) -> Iterator[Stack]:
     """A system of one's own: for tests that kill its parts or look at all jobs."""
     with make_stack() as own:
         yield own
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    """An empty directory that other users may traverse: pytest's own is closed to them."""
+    path = Path(tempfile.mkdtemp(dir=_ROOM))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)

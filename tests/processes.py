@@ -43,3 +43,14 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+def commands_containing(words: str) -> dict[int, str]:
+    """Live processes whose command line contains these words, arguments separated by spaces."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            line = _read(entry / "cmdline").replace(b"\0", b" ").decode(errors="replace")
+            if words in line and parent_of(int(entry.name)):
+                found[int(entry.name)] = line
+    return found

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import psycopg2
 
+from jobs.states import ACTIVE, TERMINAL
 from prominence.embedded.data_dir import free_port
 from prominence.embedded.processes import Command, signal_group, spawn
 from tests.processes import kill_processes_of
@@ -27,7 +28,6 @@ from tests.sse import ServerSentEvent, read_events
 from tests.wait import wait_until
 
 PROJECT = Path(__file__).resolve().parent.parent
-ACTIVE = frozenset({"pending", "running"})
 START_TIMEOUT_S = 40
 STOP_TIMEOUT_S = 15
 LOG_TAIL = 4000
@@ -116,6 +116,7 @@ class Stack:
             ),
             env=_outer_environment() | environment,
             cwd=PROJECT,
+            umask=0o022,
         )
         self.restart(name)
         return name
@@ -192,21 +193,25 @@ class Stack:
             assert answer.status_code == 200, answer.read()
             yield from read_events(answer.iter_bytes())
 
-    def wait_status(self, job: int, *statuses: str, timeout: float = 60) -> dict[str, Any]:
+    def wait_status(
+        self, job: int, *statuses: str, user: str = "alice", timeout: float = 60
+    ) -> dict[str, Any]:
         """The job's description once its status is one of these; fails when it ended otherwise."""
 
         def reached() -> dict[str, Any] | None:
-            found = self.describe(job)
+            found = self.describe(job, user)
             if found["status"] in statuses:
                 return found
             assert found["status"] in ACTIVE, f"{found}\n{self.dump()}"
             return None
 
-        return wait_until(reached, timeout, dump=lambda: f"{self.describe(job)}\n{self.dump()}")
+        return wait_until(
+            reached, timeout, dump=lambda: f"{self.describe(job, user)}\n{self.dump()}"
+        )
 
-    def wait_job(self, job: int, timeout: float = 60) -> dict[str, Any]:
+    def wait_job(self, job: int, user: str = "alice", timeout: float = 60) -> dict[str, Any]:
         """The job's description once it has ended, however."""
-        return self.wait_status(job, "completed", "failed", "killed", "deleted", timeout=timeout)
+        return self.wait_status(job, *TERMINAL, user=user, timeout=timeout)
 
     def is_healthy(self) -> bool:
         try:

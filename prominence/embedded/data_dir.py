@@ -59,6 +59,9 @@ class DataDir:
         """
         for directory in (self.root, self.run, self.logs):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.getuid() == 0:
+            # Jobs on a local node run as other users, and have to reach their own directories through this one.
+            self.root.chmod(0o711)
         descriptor = os.open(self.run / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+") as lock:
             try:

@@ -88,7 +88,8 @@ class Parts:
         return Part(
             name=f"node-{name}",
             tier=2,
-            command=Command(argv=argv, env=_outer_environment(), cwd=PROJECT),
+            # What its jobs' users have to reach is for the node to decide.
+            command=Command(argv=argv, env=_outer_environment(), cwd=PROJECT, umask=0o022),
             is_ready=is_ready,
             stop_signal=signal.SIGQUIT,
             stop_timeout_s=20.0,
@@ -113,7 +114,7 @@ def setup_command(*, with_registry: bool) -> Command:
     """Installs what a local node lacks (root), or names it (exit code 3)."""
     script = str(PROJECT / "worker" / "setup" / "node.sh")
     argv = ("sh", script) if with_registry else ("sh", script, "--without-registry")
-    return Command(argv=argv, env=_outer_environment(), cwd=PROJECT)
+    return Command(argv=argv, env=_outer_environment(), cwd=PROJECT, umask=0o022)
 
 
 def _outer_environment() -> dict[str, str]:

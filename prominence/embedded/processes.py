@@ -22,12 +22,14 @@ class Command:
     """What to execute. `env` is the whole environment; secrets belong there or in files, never in `argv`.
 
     death_signal: sent to the child when this process ends, however it ends.
+    umask: which permissions its files do not get.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
     death_signal: signal.Signals = signal.SIGTERM
+    umask: int = 0o077
 
 
 def spawn(command: Command, log: Path) -> subprocess.Popen[bytes]:
@@ -44,6 +46,7 @@ def spawn(command: Command, log: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=command.umask,
             preexec_fn=_tie_to_parent(os.getpid(), command.death_signal),
         )
 

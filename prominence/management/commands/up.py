@@ -51,6 +51,7 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:
         data = DataDir(settings.CONFIG.data)
+        os.umask(0o077)  # the database is nobody else's
         try:
             with (
                 data.hold(),
@@ -165,8 +166,6 @@ class _Start:
         """A new one-time token in a file only we can read; a node that has enrolled before does not need it."""
         answer = io.StringIO()
         call_command("node-token", name, site="local", stdout=answer)
-        directory = self._data.node(name)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         token = self._data.run / f"node-{name}-token"
         write_private(token, answer.getvalue().strip())
         return token
