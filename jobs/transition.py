@@ -19,6 +19,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from jobs import hooks, outbox
+from jobs.bulk import update_rows
 from jobs.models import Attempt, Event, Job, Placement
 from jobs.reports import (
     Assignment,
@@ -307,16 +308,14 @@ class _Ledger:
         self._settle_outbox()
         placements = self._end_placements()
         if self._changed_attempts:
-            Attempt.objects.bulk_update(
+            update_rows(
                 [self.attempts[job_id] for job_id in self._changed_attempts],
                 ["status", "reason", "detail", "tasks", "max_memory_kb", "started_at", "ended_at"],
-                batch_size=200,
             )
         if self._changed_jobs:
-            Job.objects.bulk_update(
+            update_rows(
                 [self.jobs[job_id] for job_id in sorted(self._changed_jobs)],
                 _JOB_COLUMNS,
-                batch_size=200,
             )
         Event.objects.bulk_create(self._events)
         hooks.placements_ended(placements)
@@ -346,10 +345,9 @@ class _Ledger:
             if report.stderr is not None:
                 placement.stderr_size = report.stderr.size
                 placement.stderr_complete = report.stderr.complete
-        Placement.objects.bulk_update(
+        update_rows(
             placements,
             ["live", "stdout_size", "stdout_complete", "stderr_size", "stderr_complete"],
-            batch_size=200,
         )
         return placements
 
