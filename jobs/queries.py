@@ -86,7 +86,7 @@ def own_ids(owner_id: int, job_ids: Iterable[int]) -> set[int]:
     return set(Job.objects.of(owner_id).filter(pk__in=list(job_ids)).values_list("pk", flat=True))
 
 
-def is_alive(*, owner_id: int, job_id: int) -> bool:
+def is_alive(owner_id: int, job_id: int) -> bool:
     """Has this job of this owner not ended? Its token lives as long (S116)."""
     return Job.objects.of(owner_id).active().filter(pk=job_id).exists()
 
