@@ -3,11 +3,16 @@
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
-from prominence.views import HealthView, NoSuchPathView
+from prominence.views import HealthView, NoSuchPathView, NotAvailableView
 
 api: list[URLPattern | URLResolver] = [
     path("health", HealthView.as_view()),
     path("", include("jobs.urls")),
+    re_path(
+        r"^(?P<feature>workflows|data|kv|accounting|usage|resources)(?:/.*)?$",
+        NotAvailableView.as_view(),
+    ),
+    re_path(r"^jobs/[^/]+/(?P<feature>exec|snapshot|clone|remove)$", NotAvailableView.as_view()),
 ]
 urlpatterns = [
     path("admin/", admin.site.urls),

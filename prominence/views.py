@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from prominence.auth import JobTokenScope
-from prominence.errors import BadRequest, NoSuchPath, as_api_error
+from prominence.errors import BadRequest, NoSuchPath, NotAvailable, as_api_error
 from prominence.health import failing_parts
 
 API_ROOTS = ("/api/", "/prominence/", "/node/")
@@ -50,6 +50,14 @@ class HealthView(ApiView):
         if failing:
             return Response({"errors": ",".join(failing)}, status=409)
         return Response(status=204)
+
+
+class NotAvailableView(ApiView):
+    """Paths that today's clients know and this server does not serve yet: 400, as a 404 misleads clients (C6)."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        raise NotAvailable(f"{kwargs['feature']} is not available yet")
 
 
 class NoSuchPathView(ApiView):

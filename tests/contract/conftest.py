@@ -32,19 +32,19 @@ class Api:
 
     def __init__(self, token: str, root: str = "/api/v1", scheme: str = "Bearer") -> None:
         self.root = root
-        self._client = Client(
+        self.client = Client(
             headers={"authorization": f"{scheme} {token}"}, raise_request_exception=False
         )
 
     def get(self, path: str) -> Any:
-        return self._client.get(self.root + path)
+        return self.client.get(self.root + path)
 
     def delete(self, path: str) -> Any:
-        return self._client.delete(self.root + path)
+        return self.client.delete(self.root + path)
 
     def post(self, path: str, body: object, content_type: str = "application/json") -> Any:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self._client.generic("POST", self.root + path, data, content_type)
+        return self.client.generic("POST", self.root + path, data, content_type)
 
     def ids(self, query: str = "") -> list[int]:
         response = self.get(f"/jobs{query}")

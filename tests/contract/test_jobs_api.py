@@ -1,15 +1,19 @@
 """The jobs endpoints byte for byte as clients rely on them (S143-S153, C10-C20)."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import msgspec
 import pytest
 from django.contrib.auth.models import User
 
 from jobs.models import Event, InputFile, Job, Label, Stream
 from jobs.output import store_piece
 from jobs.states import JobStatus, Reason
+from prominence.bus import WAKE, Queued, server_redis
 from prominence.tokens import issue_token
 from tests.contract.conftest import PI, Api, MakeJob, golden, with_id
+from tests.servers import RedisServer
 
 pytestmark = pytest.mark.django_db
 FULL = {
@@ -66,6 +70,20 @@ def test_post_stores_job_labels_input_and_first_event(api: Api, alice: User) -> 
     assert (event.before, event.after, event.reason, event.actor) == (
         "", JobStatus.PENDING, Reason.SUBMITTED, "alice",
     )  # fmt: skip
+
+
+def test_post_wakes_the_scheduler_after_the_commit(
+    api: Api, redis_server: RedisServer, django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        job_id = api.post("/jobs", FULL).json()["id"]
+        assert server_redis().xlen(WAKE) == 0
+
+    ((_, fields),) = server_redis().xrange(WAKE)
+    job = Job.objects.get(pk=job_id)
+    assert msgspec.json.decode(fields[b"d"], type=list[Queued]) == [
+        Queued(owner=job.owner_id, shape=job.shape, priority=0, job=job_id, kind=job.kind)
+    ]
 
 
 def test_same_input_of_one_owner_is_kept_once(api: Api) -> None:
