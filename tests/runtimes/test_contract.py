@@ -62,6 +62,10 @@ class RuntimeContract:
         assert "WANTED=1" in ended.out.splitlines()
         assert "leaked" not in ended.out
 
+    def test_unusable_names_do_not_harm_the_others(self, machine: Machine) -> None:
+        env = {"a.b": "1", "BASH_FUNC_x%%": "() { :; }", "GOOD": "yes", "": "x"}
+        assert "GOOD=yes" in machine.run(self.name, "env", env=env).out.splitlines()
+
     def test_path_of_request_wins(self, machine: Machine) -> None:
         ended = machine.run(
             self.name, "sh", "-c", "echo $PATH", env={"PATH": "/opt/x:/bin:/usr/bin"}
@@ -171,6 +175,17 @@ class ContainerContract(RuntimeContract):
 
     def test_image_environment_is_there(self, machine: Machine) -> None:
         assert machine.run(self.name, "sh", "-c", "echo $FROM_IMAGE").out == "image\n"
+
+    def test_empty_value_wins_over_image(self, machine: Machine) -> None:
+        ended = machine.run(self.name, "sh", "-c", "echo [$FROM_IMAGE]", env={"FROM_IMAGE": ""})
+        assert ended.out == "[]\n"
+
+    def test_loader_variables_reach_the_program_alone(self, machine: Machine) -> None:
+        env = {"LD_PRELOAD": "/none/such.so", "PROOT_NO_SECCOMP": "1", "LD_LIBRARY_PATH": "/my/lib"}
+        script = "echo $LD_PRELOAD $PROOT_NO_SECCOMP $LD_LIBRARY_PATH"
+        ended = machine.run(self.name, "sh", "-c", script, env=env)
+        assert ended.out.startswith("/none/such.so 1 /my/lib")
+        assert ended.err == ""
 
     def test_image_user_and_workdir_do_not_matter(self, machine: Machine) -> None:
         ended = machine.run(self.name, "sh", "-c", "id -u; pwd", image="test/entry")

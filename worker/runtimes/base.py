@@ -1,5 +1,6 @@
 """The interface between a shim and a container runtime, and the values that cross it."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ TMP = "/tmp"  # noqa: S108 - the path inside containers
 
 FIXED_ENV: Mapping[str, str] = {"HOME": HOME, "TMP": TMP, "TEMP": TMP, "TMPDIR": TMP}
 """Variables that each runtime sets in each container, over the image's and the request's."""
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,6 @@ class ContainerRequest:
     command, or to the entrypoint, in which case they replace the image's command as with Docker.
     `scratch` becomes /home/user, `tmp` becomes /tmp; `private` is where the runtime may put what
     belongs to this job alone. All three exist, belong to `identity`, and are absolute.
-    Names in `env` must be shell identifiers (runtimes drop others).
     """
 
     image: PreparedImage
@@ -87,6 +89,16 @@ class ContainerRequest:
         if not self.workdir:
             return HOME
         return self.workdir if self.workdir.startswith("/") else f"{HOME}/{self.workdir}"
+
+    @property
+    def inner_env(self) -> dict[str, str]:
+        """The request's variables and the fixed ones, to be laid over the image's.
+
+        Names that are no shell identifiers are left out: a single one makes Apptainer 1.4.5 lose all
+        variables, without an error.
+        """
+        usable = {name: value for name, value in self.env.items() if _VARIABLE.fullmatch(name)}
+        return {**usable, **FIXED_ENV}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

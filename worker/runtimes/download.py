@@ -23,6 +23,9 @@ TIMEOUT_S = 30.0
 """For connecting and for each read."""
 
 BLOCK_BYTES = 1 << 20
+SMALL_BYTES = 8 << 20
+"""The most that is read of a manifest or token; registries allow manifests of 4 MB."""
+
 _REFUSED = frozenset({401, 403})
 _MISSING = frozenset({404, 410})
 
@@ -63,7 +66,9 @@ def get(url: str, headers: Mapping[str, str]) -> Response:
     def read() -> Response:
         try:
             with _open(url, headers) as answer:
-                return Response(status=answer.status, headers=answer.headers, body=answer.read())
+                return Response(
+                    status=answer.status, headers=answer.headers, body=answer.read(SMALL_BYTES)
+                )
         except urllib.error.HTTPError as error:
             if error.code >= 500 or error.code == 429:
                 raise

@@ -48,7 +48,7 @@ class ProcessRuntime:
         inside = inner == HOME or inner.startswith(f"{HOME}/")
         return Launch(
             argv=(*request.command, *request.args),
-            env={"PATH": DEFAULT_PATH, **request.env, **fixed},
+            env={"PATH": DEFAULT_PATH, **request.inner_env, **fixed},
             cwd=Path(home + inner.removeprefix(HOME)) if inside else Path(inner),
             signal_group=True,
         )

@@ -12,6 +12,7 @@ import hashlib
 import json
 import platform
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,7 @@ class RegistryClient:
             raise ImageNotSupported(f"{self._name}: not an image of manifest schema 2")
         config = self._blob(manifest["config"], into / "config.json").read_bytes()
         layers = manifest["layers"]
+        self._check_space(sum(int(layer["size"]) for layer in layers), into)
         with ThreadPoolExecutor(PARALLEL_LAYERS) as pool:
             files = [into / f"{place}.layer" for place in range(len(layers))]
             paths = tuple(pool.map(self._blob, layers, files))
@@ -74,6 +76,12 @@ class RegistryClient:
         reference = self.reference
         colon = "@" if ":" in reference.tag else ":"
         return f"{reference.host}/{reference.repository}{colon}{reference.tag}"
+
+    def _check_space(self, size: int, into: Path) -> None:
+        # Twice: as downloaded, and in the archive made of it. What it unpacks to is not known yet.
+        free = shutil.disk_usage(into).free
+        if 2 * size > free:
+            raise ImagePullFailed(f"{self._name}: {size} bytes to download, {free} bytes free")
 
     def _manifest(self, tag: str) -> tuple[str, dict[str, Any]]:
         accept = ", ".join((*INDEXES, OCI_MANIFEST, DOCKER_MANIFEST))
