@@ -4,9 +4,10 @@ Images are unpacked once into a plain directory ("sandbox"): it starts fastest, 
 shared read-only by all jobs of the node.
 
 Facts measured with 1.4.5 on Debian 12: full containment costs 0-5 ms of the 60-90 ms that a start takes
-(2 cores, other work going on), so nothing cheaper is offered. A missing command, a missing working directory and Apptainer's own failures all exit 255 with "FATAL:" on stderr; a program
-ended by signal N exits 128 + N; SIGTERM is forwarded; SIGKILL of the top process ends the PID namespace,
-and so does the end of the program.
+(2 cores, other work going on), so nothing cheaper is offered. A missing command, a missing working
+directory and Apptainer's own failures all exit 255 with "FATAL:" on stderr; a program ended by signal N
+exits 128 + N; SIGTERM is forwarded; SIGKILL of the top process ends the PID namespace, and so does the
+end of the program.
 """
 
 import shutil
