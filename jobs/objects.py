@@ -86,7 +86,7 @@ class LocalStore:
     def put(self, key: str, data: bytes | Iterable[bytes]) -> int:
         path = self._path(key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make_room(path.parent)
             draft = path.parent / f".draft-{secrets.token_hex(8)}"
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
@@ -123,6 +123,13 @@ class LocalStore:
             self._path(key).unlink(missing_ok=True)
         except OSError as error:
             raise _as_store_error(error) from error
+
+    def _make_room(self, shard: Path) -> None:
+        if not shard.is_dir():
+            # One by one: `parents=True` would make the outer ones readable by others.
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            shard.mkdir(exist_ok=True, mode=0o700)
+            _force_names(self._directory)
 
     def _path(self, key: str) -> Path:
         """Sharded by the key's digest. A key may be a prefix of another, so it cannot be a path of directories."""
@@ -161,13 +168,18 @@ def _rename(draft: Path, path: Path) -> None:
     """Give the file its name, and force the name to disk as well."""
     try:
         draft.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _force_names(path.parent)
     except OSError as error:
         raise _as_store_error(error) from error
+
+
+def _force_names(directory: Path) -> None:
+    """Force to disk what was created in a directory."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _blocks(file: FileIO, start: int) -> Iterator[bytes]:

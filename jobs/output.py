@@ -29,6 +29,8 @@ READ_BYTES = 1 << 18
 # Per look: rows and entries that are fetched at once. Entries are 32 to 64 KB at most.
 _ROWS = 64
 _ENTRIES = 8
+# No log reaches this; the database's integers end a little later.
+_FARTHEST = 1 << 62
 
 
 class NoOutput(LookupError):
@@ -163,7 +165,7 @@ class LogReader:
         live: look in Redis too. Shorter than `limit` means that there is a gap, or the end, right after.
         """
         data = bytearray()
-        while len(data) < limit:
+        while len(data) < limit and offset < _FARTHEST:
             more = self._look(offset + len(data), limit - len(data), live=live)
             if not more:
                 break
@@ -172,7 +174,7 @@ class LogReader:
 
     def after_gap(self, offset: int) -> int | None:
         """Where the next stored piece after `offset` begins, for a log that is not live."""
-        later = self._pieces.filter(start__gt=offset).order_by("start")
+        later = self._pieces.filter(start__gt=min(offset, _FARTHEST)).order_by("start")
         return later.values_list("start", flat=True).first()
 
     def size(self, *, live: bool) -> int:
