@@ -24,6 +24,7 @@ MAXIMUM_VARIABLES = 1000
 MAXIMUM_ARGUMENTS = 1000
 MAXIMUM_INPUT_BYTES = 1_000_000
 MAXIMUM_TEXT = 65_536
+MAXIMUM_COMMANDS = 4 * MAXIMUM_TEXT
 
 _NAME = re.compile(r"[A-Za-z0-9\-_ ./]{0,512}")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]{1,63}")
@@ -201,7 +202,17 @@ def few_tasks(value: object) -> object:
         raise reject("missing", "a job must contain tasks")
     if isinstance(value, list) and len(value) > MAXIMUM_TASKS:
         raise reject("tooMany", f"at most {MAXIMUM_TASKS} tasks are allowed")
+    if isinstance(value, list) and sum(map(_command_length, value)) > MAXIMUM_COMMANDS:
+        raise reject(
+            "tooLarge", f"at most {MAXIMUM_COMMANDS} characters are allowed in all cmd and args"
+        )
     return value
+
+
+def _command_length(task: object) -> int:
+    """Characters that would have to be split into words, which is slow."""
+    texts = (task.get("cmd"), task.get("args")) if isinstance(task, dict) else ()
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def few_inputs(value: object) -> object:

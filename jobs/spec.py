@@ -7,6 +7,7 @@ clock. Single values are checked in `jobs.fields`; texts for what is refused are
     memory    GB, 0.001..32768        maximumRetries  0..100, default 0 (D6, S108)
     disk      1..1000000 GB           tasks 1..100, inputs 0..100, labels 0..100, env 0..1000 a task
     inputs    1,000,000 bytes a file after decoding (S88, C49)
+    cmd, args 65,536 characters each, 262,144 in all
 
 The stored form is the document as submitted, with resources and runtimes filled in, and with sha256 and size in
 place of the content of input files.

@@ -85,7 +85,7 @@ def _number(text: str) -> float:
 def _check_text(value: object) -> None:
     """Refuse NUL and lone surrogates, which neither PostgreSQL nor UTF-8 can hold."""
     if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        if "\0" in value or not _is_utf8(value):
             raise _refusal("a text holds a NUL character or half of a surrogate pair")
     elif isinstance(value, dict):
         for key, item in value.items():
@@ -94,3 +94,11 @@ def _check_text(value: object) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_text(item)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

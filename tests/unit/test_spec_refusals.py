@@ -46,6 +46,7 @@ BAD = [
     ({"tasks": [None]}, "/tasks/0", "type", "each task must be a JSON object, not null"),
     ({"tasks": [TASK, "x"]}, "/tasks/1", "type", "each task must be a JSON object"),
     ({"tasks": [TASK] * 101}, "/tasks", "tooMany", "at most 100 tasks"),
+    ({"tasks": [TASK | {"cmd": "x" * 60_000}] * 5}, "/tasks", "tooLarge", "in all cmd and args"),
     ({"tasks": [{}]}, "/tasks/0/image", "missing", "each task must specify a container image"),
     (job(name=5), "/name", "type", '"name" must be a text, not 5'),
     (job(name=None), "/name", "type", "not null"),
