@@ -7,6 +7,7 @@ STAMP := .venv/.complete
 .PHONY: install demo test check clean
 
 install: $(STAMP)
+	@:
 
 $(STAMP): requirements.txt requirements-dev.txt
 	@sh prominence/setup/venv.sh $(PYTHON) .venv

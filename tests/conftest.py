@@ -6,6 +6,7 @@ test first asks for them.
 """
 
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -35,6 +36,7 @@ os.environ |= {
 if BACKEND == PRODUCTION:
     os.environ["PROMINENCE_DATABASE_URL"] = _postgres.url()
 django.setup()
+logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per poll hides what matters
 
 
 def pytest_report_header() -> str:

@@ -4,9 +4,11 @@ Owns DATA/run and DATA/log. `prominence.config` reads `run/redis-url` and `run/u
 """
 
 import fcntl
+import hashlib
 import os
 import random
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from prominence.embedded.valkey import write_private
 
 # Below the range from which the kernel takes local ports of outgoing connections.
 FREE_PORTS = range(20_000, 32_000)
+CLOSED_HOMES_NODES = Path("/var/lib/prominence/nodes")
 
 
 class DataDirBusyError(Exception):
@@ -49,6 +52,10 @@ class DataDir:
         return self.root / "registry"
 
     def node(self, name: str) -> Path:
+        """Data of a local node. Outside when its jobs' users could not get here: root's home is closed to others."""
+        if os.getuid() == 0 and not _is_open_to_others(self.root.parent):
+            own = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
+            return CLOSED_HOMES_NODES / own / name
         return self.root / "nodes" / name
 
     @contextmanager
@@ -101,6 +108,12 @@ def free_port(host: str = "127.0.0.1") -> int:
     candidates = list(FREE_PORTS)
     random.shuffle(candidates)
     return next(port for port in candidates if _is_free(host, port))
+
+
+def _is_open_to_others(directory: Path) -> bool:
+    """May every user pass through this directory?"""
+    places = (directory, *directory.parents)
+    return all(place.stat().st_mode & stat.S_IXOTH for place in places)
 
 
 def _is_free(host: str, port: int) -> bool:

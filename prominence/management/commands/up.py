@@ -159,6 +159,8 @@ class _Start:
             name = f"local-{number}"
             token = self._enrolment_token(name)
             nodes.append(parts.node(name, token, capacity, _heard_of(name)))
+            if not self._data.node(name).is_relative_to(self._data.root):
+                self._say(f"  {name}: data in {self._data.node(name)}, as jobs run as other users")
         self._supervisor.start(*nodes)
         return nodes
 
