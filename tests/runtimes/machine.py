@@ -15,7 +15,10 @@ from worker.runtimes.base import ContainerRequest, Identity, ImageRequest, Runti
 from worker.runtimes.commands import run_command
 from worker.runtimes.identity import become, current
 from worker.runtimes.process import ProcessRuntime
-from worker.runtimes.udocker import UdockerRuntime
+from worker.runtimes.udocker import Engine, UdockerRuntime
+
+CONFINED = "udocker-confined"
+"""The machine's name for udocker with its other engine."""
 
 ROOT = os.getuid() == 0
 FIRST_UID = 60600 + os.getpid() % 300 * 4
@@ -58,6 +61,7 @@ class Machine:
     def __post_init__(self) -> None:
         found = (ApptainerRuntime(), UdockerRuntime(), ProcessRuntime(allowed=True))
         self.runtimes = {runtime.name: runtime for runtime in found}
+        self.runtimes[CONFINED] = UdockerRuntime(engine=Engine.APPTAINER)
         missing = [name for name, runtime in self.runtimes.items() if runtime.version() is None]
         assert not missing, f"{missing} not installed: run worker/setup/node.sh as root"
 

@@ -7,7 +7,7 @@ from subprocess import TimeoutExpired
 
 import pytest
 
-from tests.runtimes.machine import ROOT, Machine, processes_of
+from tests.runtimes.machine import CONFINED, ROOT, Machine, processes_of
 from tests.wait import wait_until
 from worker.runtimes.base import Identity, ImageRequest
 from worker.runtimes.commands import run_command
@@ -275,6 +275,18 @@ class TestUdocker(ContainerContract):
         path.write_bytes(b"x")
         with pytest.raises(ImageNotSupported):
             machine.cache().acquire(self.name, ImageRequest(image=str(path)))
+
+
+class TestUdockerConfined(ContainerContract):
+    name = CONFINED
+    missing_command_code = 255
+
+    def test_container_file_system_is_writable(self, machine: Machine) -> None:
+        script = "mkdir /opt && echo x >/opt/f && echo y >/var/f && cat /opt/f /var/f"
+        assert machine.run(self.name, "sh", "-c", script).out == "x\ny\n"
+
+    def test_host_directories_are_out_of_reach(self, machine: Machine) -> None:
+        assert machine.run(self.name, "ls", "-d", str(machine.room)).code != 0
 
 
 class TestProcess(RuntimeContract):

@@ -12,6 +12,7 @@ end of the program.
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from worker.runtimes.base import (
@@ -77,30 +78,30 @@ class ApptainerRuntime:
 
     def launch(self, request: ContainerRequest) -> Launch:
         """Run from the sandbox; the environment travels as APPTAINERENV_ variables, intact."""
-        action = "exec" if request.command else "run"
+        options = ("exec" if request.command else "run", *CONTAINMENT)
+        program = (str(request.image.path / "root"), *request.command, *request.args)
+        return self.contain(request, options, program, request.inner_env)
+
+    def contain(
+        self,
+        request: ContainerRequest,
+        options: tuple[str, ...],
+        program: tuple[str, ...],
+        inner_env: Mapping[str, str],
+    ) -> Launch:
+        """Put a root directory and program into the request's directories and environment."""
         argv = (
-            self._found(),
-            "--silent",
-            action,
-            *CONTAINMENT,
-            "--home",
-            f"{request.scratch}:{HOME}",
-            "--bind",
-            f"{request.tmp}:{TMP}",
-            "--pwd",
-            request.inner_workdir,
-            str(request.image.path / "root"),
-            *request.command,
-            *request.args,
+            *(self.found(), "--silent", *options),
+            *("--home", f"{request.scratch}:{HOME}", "--bind", f"{request.tmp}:{TMP}"),
+            *("--pwd", request.inner_workdir, *program),
         )
-        # HOME is what --home says; a variable for it is refused with a warning.
-        inner = request.inner_env
-        inner.pop("HOME")
         env = {"PATH": PATH, "HOME": str(request.private)}
-        env.update((f"APPTAINERENV_{name}", value) for name, value in inner.items())
+        # HOME is what --home says; a variable for it is refused with a warning.
+        env.update((f"APPTAINERENV_{k}", v) for k, v in inner_env.items() if k != "HOME")
         return Launch(argv=argv, env=env, cwd=request.private, signal_group=False)
 
-    def _found(self) -> str:
+    def found(self) -> str:
+        """The path of the program. Raises RuntimeMissing."""
         path = shutil.which(self._executable, path=PATH)
         if path is None:
             raise RuntimeMissing("Apptainer is not installed: run worker/setup/node.sh")
@@ -111,7 +112,7 @@ class ApptainerRuntime:
         _make_owned(home, identity)
         command = Command(
             argv=(
-                self._found(),
+                self.found(),
                 "--silent",
                 "build",
                 "--fix-perms",

@@ -18,6 +18,11 @@ FIXED_ENV: Mapping[str, str] = {"HOME": HOME, "TMP": TMP, "TEMP": TMP, "TMPDIR":
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+def is_variable(name: str) -> bool:
+    """Whether an environment variable of this name reaches programs through every shell."""
+    return _VARIABLE.fullmatch(name) is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """The user and group id that a process is to run as."""
@@ -97,7 +102,7 @@ class ContainerRequest:
         Names that are no shell identifiers are left out: a single one makes Apptainer 1.4.5 lose all
         variables, without an error.
         """
-        usable = {name: value for name, value in self.env.items() if _VARIABLE.fullmatch(name)}
+        usable = {name: value for name, value in self.env.items() if is_variable(name)}
         return {**usable, **FIXED_ENV}
 
 

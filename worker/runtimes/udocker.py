@@ -8,10 +8,12 @@ its processes running. So PRoot runs as the first process of a PID namespace of 
 under a small supervisor script (below) in a static busybox.
 
 A start takes 15-30 ms, and the copy before it 100 ms and more. Every system call of the program costs
-17 µs extra: Debian's PRoot is built without seccomp, so P1 and P2 are alike here (`seccomp=False` is P2).
+17 µs extra: Debian's PRoot is built without seccomp, so P1 and P2 are alike here.
 
 PRoot is no jail: a hostile program can reach what its uid can reach on the host. Isolation between jobs
 needs a uid for each, hence a node run by root, or an operator who accepts that (DESIGN, invariant 4).
+The other engine, Apptainer on the writable copy (udocker's mode S1), is confined like any Apptainer
+container and takes no toll of system calls; it starts as fast as Apptainer does and is chosen by the node.
 """
 
 import json
@@ -19,9 +21,11 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from worker.runtimes.apptainer import CONTAINMENT, ApptainerRuntime
 from worker.runtimes.base import (
     HOME,
     TMP,
@@ -31,6 +35,7 @@ from worker.runtimes.base import (
     ImageRequest,
     Launch,
     Run,
+    is_variable,
 )
 from worker.runtimes.docker_save import ARCHIVE_NAME
 from worker.runtimes.errors import (
@@ -52,6 +57,7 @@ INNER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH for images that set none, as with Docker."""
 
 HOST_FILES = ("/dev", "/proc", "/sys", "/etc/resolv.conf", "/etc/hosts")
+MOUNTED_FILES = ("hosts", "localtime", "resolv.conf", "passwd", "group")
 MAX_METADATA_BYTES = 4 << 20
 INNER_BUSYBOX = "/.prominence/busybox"
 
@@ -99,6 +105,14 @@ applets to the image's programs. uid, gid and working directory are the first ar
 """
 
 
+class Engine(Enum):
+    """What executes a container; the values are udocker's names of the modes."""
+
+    PROOT = "P1"
+    PROOT_PLAIN = "P2"
+    APPTAINER = "S1"
+
+
 class UdockerRuntime:
     """Stateless; the executables' places are those of worker/setup/install-udocker.sh."""
 
@@ -110,16 +124,18 @@ class UdockerRuntime:
         udocker: Path = Path("/usr/local/bin/udocker"),
         proot: Path = Path("/usr/bin/proot"),
         busybox: Path = Path("/bin/busybox"),
-        seccomp: bool = True,
+        engine: Engine = Engine.PROOT,
     ) -> None:
         self._udocker = udocker
         self._proot = proot
         self._busybox = busybox
-        self._seccomp = seccomp
+        self._engine = engine
 
     def version(self) -> str | None:
         """The version of udocker; None when it, PRoot, busybox or user namespaces are missing."""
         if not self._installed() or not user_namespaces_allowed():
+            return None
+        if self._engine is Engine.APPTAINER and ApptainerRuntime().version() is None:
             return None
         versions = sorted(Path("/opt/udocker").glob("udocker-*.dist-info"))
         return (
@@ -179,15 +195,19 @@ class UdockerRuntime:
         )
         if finished.code != 0 or not self._container(request).is_dir():
             raise ContainerNotPrepared(f"udocker create: {finished.err[-500:].strip()}")
+        if self._engine is Engine.APPTAINER:
+            self._make_mount_points(request, run)
 
     def launch(self, request: ContainerRequest) -> Launch:
-        """PRoot on the job's copy, in PID and mount namespaces of its own."""
+        """PRoot, or Apptainer, on the job's copy, in PID and mount namespaces of its own."""
         container = self._container(request)
         config = _read_config(container / "container.json")
         command = request.command or tuple(config.get("Entrypoint") or ())
         args = request.args or (() if request.command else tuple(config.get("Cmd") or ()))
         if not (*command, *args):
             raise ContainerNotPrepared("the image has no command of its own and none was given")
+        if self._engine is Engine.APPTAINER:
+            return self._confine(request, config, (str(container / "ROOT"), *command, *args))
         identity = request.identity
         argv = (
             *("/usr/bin/unshare", "--user", "--map-current-user"),
@@ -203,6 +223,21 @@ class UdockerRuntime:
         env = self._inner_env(request, config)
         return Launch(argv=argv, env=env, cwd=request.private, signal_group=True)
 
+    def _make_mount_points(self, request: ContainerRequest, run: Run) -> None:
+        # As the job, for the image may have links in these places. What cannot be made is not mounted.
+        root = self._container(request) / "ROOT"
+        directories = tuple(str(root / name) for name in ("home/user", "tmp", "var/tmp", "etc"))
+        files = tuple(str(root / "etc" / name) for name in MOUNTED_FILES)
+        for argv in (("/usr/bin/mkdir", "-p", *directories), ("/usr/bin/touch", *files)):
+            identity, env = request.identity, {"PATH": PATH}
+            run(Command(argv=argv, env=env, cwd=request.private, identity=identity))
+
+    def _confine(
+        self, request: ContainerRequest, config: Mapping[str, Any], program: tuple[str, ...]
+    ) -> Launch:
+        options = ("exec", "--writable", *CONTAINMENT)
+        return ApptainerRuntime().contain(request, options, program, _merged_env(request, config))
+
     def _container(self, request: ContainerRequest) -> Path:
         return request.private / "udocker" / "containers" / request.name
 
@@ -217,10 +252,9 @@ class UdockerRuntime:
         return tuple(word for host, inner in pairs for word in ("-b", f"{host}:{inner}"))
 
     def _inner_env(self, request: ContainerRequest, config: Mapping[str, Any]) -> dict[str, str]:
-        image = dict(str(pair).partition("=")[::2] for pair in config.get("Env") or ())
-        env = _hide({"PATH": INNER_PATH, **image, **request.inner_env})
+        env = _hide(_merged_env(request, config))
         env["PROOT_TMP_DIR"] = str(request.private / "proot")
-        if not self._seccomp:
+        if self._engine is Engine.PROOT_PLAIN:
             env["PROOT_NO_SECCOMP"] = "1"
         return env
 
@@ -241,6 +275,12 @@ class UdockerRuntime:
     def _require(self) -> None:
         if not self._installed():
             raise RuntimeMissing("udocker is not installed: run worker/setup/node.sh")
+
+
+def _merged_env(request: ContainerRequest, config: Mapping[str, Any]) -> dict[str, str]:
+    pairs = (str(pair).partition("=")[::2] for pair in config.get("Env") or ())
+    image = {name: value for name, value in pairs if is_variable(name)}
+    return {"PATH": INNER_PATH, **image, **request.inner_env}
 
 
 def _hide(env: Mapping[str, str]) -> dict[str, str]:
