@@ -15,6 +15,13 @@ find_missing() {
     done
 }
 
+# find_missing_busybox   Add busybox-static to `missing` unless it is installed: Debian's other package of
+# that command is linked dynamically, and useless inside an image.
+find_missing_busybox() {
+    dpkg-query -W -f '${Status}\n' busybox-static 2>/dev/null | grep -q '^install ok installed' ||
+        missing="$missing busybox-static"
+}
+
 # begin_install WHAT...   Say what will be installed and hold the machine-wide lock until this process
 # ends; exit 3 when not root.
 begin_install() {

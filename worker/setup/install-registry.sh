@@ -7,10 +7,8 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/apt.sh"
 
-find_missing docker-registry:docker-registry htpasswd:apache2-utils busybox:busybox-static
-# The other Debian package of busybox is linked dynamically and of no use in an empty image.
-dpkg-query -W -f '${Status}\n' busybox-static 2>/dev/null | grep -q '^install ok installed' ||
-    case $missing in *busybox-static*) ;; *) missing="$missing busybox-static" ;; esac
+find_missing docker-registry:docker-registry htpasswd:apache2-utils
+find_missing_busybox
 [ -n "$missing" ] || exit 0
 # shellcheck disable=SC2086
 begin_install $missing

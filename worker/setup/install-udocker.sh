@@ -59,11 +59,12 @@ complete() {
 }
 
 find_missing proot:proot curl:curl /usr/bin/python3:python3
+find_missing_busybox # the supervisor inside containers
 complete || missing="$missing udocker-$VERSION"
 [ -n "$missing" ] || exit 0
 # shellcheck disable=SC2086
 begin_install $missing
-install_packages proot curl python3
+install_packages proot curl python3 busybox-static
 if ! complete; then
     install_package
     install_command
