@@ -14,15 +14,14 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
 import redis
-from django.db import close_old_connections, connection
 from django.db.models import Max
 
+from jobs.database_threads import DatabaseThreads
 from jobs.models import Event, Output
 from jobs.output import fresh_entries
 from prominence.bus import CHANGES, async_redis
@@ -125,15 +124,14 @@ class Follower:
 
 
 class Hub:
-    """See the module. Everything but `in_thread`'s function runs on one event loop."""
+    """See the module. Everything but what `in_thread` is given runs on one event loop."""
 
     def __init__(self, *, check_s: float = CHECK_S) -> None:
         self._check_s = check_s
         self._followers: dict[int, set[Follower]] = {}
         self._tails: dict[str, Tail] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="follow")
-        self._in_threads = 0
+        self.threads = DatabaseThreads(THREADS, name="follow")
         self._bell = f"s:bell:{uuid.uuid4().hex}"
         self._positions: dict[str, str] = {}
         self._client: redis.asyncio.Redis | None = None
@@ -158,21 +156,8 @@ class Hub:
                 del self._followers[job_id]
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Run blocking database work. No connection stays open while nobody has such work."""
-
-        def work() -> T:
-            close_old_connections()
-            try:
-                return function(*args)
-            finally:
-                if self._in_threads <= 1:
-                    connection.close()
-
-        self._in_threads += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._in_threads -= 1
+        """Run blocking database work; what it raises comes through."""
+        return await self.threads.run(function, *args)
 
     def begin_closing(self) -> None:
         """Tell every follower to go; they see `closing` when they wake."""
@@ -185,7 +170,7 @@ class Hub:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._rings, return_exceptions=True)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.close()
 
     def tail_for(self, follower: Follower, key: str, position: int) -> Tail:
         tail = self._tails.get(key)

@@ -47,7 +47,8 @@ class ApiThread:
         self._thread.join()
         # Threads that end close their database connections.
         self.application._django.executor.shutdown()
-        self.application.events.hub._threads.shutdown()
+        for thread in self.application.events.hub.threads.threads:
+            thread.join(10)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ BACKLOG = 2048
 
 class Command(BaseCommand):
     help = "Serve the API until SIGTERM or SIGINT."
+    # A server that restarts should answer soon; `manage.py check` belongs to building and upgrading.
+    requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--host", default="127.0.0.1")
