@@ -3,6 +3,8 @@
 import pytest
 import redis
 from django.db import connection
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from prominence.bus import server_redis
 from tests.servers import BACKEND, PRODUCTION, RedisServer
@@ -24,7 +26,7 @@ def test_redis_is_the_one_of_the_settings_and_empty(redis_server: RedisServer) -
 
 def test_redis_refuses_the_default_user(redis_server: RedisServer) -> None:
     with (
-        redis.Redis(port=redis_server.port) as client,
+        redis.Redis(port=redis_server.port, retry=Retry(NoBackoff(), 0)) as client,
         pytest.raises(redis.AuthenticationError),
     ):
         client.ping()
