@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from django.templatetags.static import static
+from django.urls import reverse_lazy
+
 from prominence.config import Config, load_config
 
 CONFIG = load_config()
@@ -40,6 +43,16 @@ def _database(config: Config) -> dict[str, Any]:
     }
 
 
+def _menu_item(title: str, icon: str, page: str, permission: str) -> dict[str, Any]:
+    """An entry of the admin's menu, for those who have `permission`; an empty one is everybody's."""
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse_lazy(page),
+        "permission": lambda request: not permission or request.user.has_perm(permission),
+    }
+
+
 SECRET_KEY = CONFIG.secret_key
 DEBUG = CONFIG.debug
 ALLOWED_HOSTS = list(CONFIG.allowed_hosts)
@@ -53,6 +66,7 @@ LANGUAGE_CODE = "en-gb"
 
 INSTALLED_APPS = [
     "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -102,6 +116,90 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "EXCEPTION_HANDLER": "prominence.errors.exception_handler",
     "UNAUTHENTICATED_USER": None,
+}
+
+UNFOLD = {
+    "SITE_TITLE": "PROMINENCE",
+    "SITE_HEADER": "PROMINENCE",
+    "SITE_SUBHEADER": "Container batch jobs",
+    "SITE_SYMBOL": "rocket_launch",
+    "SITE_URL": None,
+    "SHOW_HISTORY": False,
+    "SHOW_VIEW_ON_SITE": False,
+    "SITE_FAVICONS": [
+        {
+            "rel": "icon",
+            "type": "image/svg+xml",
+            "href": lambda _request: static("prominence/favicon.svg"),
+        }
+    ],
+    "STYLES": [lambda _request: static("prominence/admin.css")],
+    "DASHBOARD_CALLBACK": "prominence.admin.dashboard",
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97% .014 254.604)",
+            "100": "oklch(93.2% .032 255.585)",
+            "200": "oklch(88.2% .059 254.128)",
+            "300": "oklch(80.9% .105 251.813)",
+            "400": "oklch(70.7% .165 254.624)",
+            "500": "oklch(62.3% .214 259.815)",
+            "600": "oklch(54.6% .245 262.881)",
+            "700": "oklch(48.8% .243 264.376)",
+            "800": "oklch(42.4% .199 265.638)",
+            "900": "oklch(37.9% .146 265.522)",
+            "950": "oklch(28.2% .091 267.935)",
+        }
+    },
+    "SIDEBAR": {
+        "show_search": False,
+        "show_all_applications": False,
+        "navigation": [
+            {
+                "items": [
+                    _menu_item("Overview", "monitoring", "admin:index", ""),
+                    _menu_item(
+                        "Jobs", "deployed_code", "admin:jobs_job_changelist", "jobs.view_job"
+                    ),
+                    _menu_item("Nodes", "dns", "admin:clouds_node_changelist", "clouds.view_node"),
+                    _menu_item(
+                        "Sites", "cloud", "admin:clouds_site_changelist", "clouds.view_site"
+                    ),
+                ],
+            },
+            {
+                "title": "Inside",
+                "separator": True,
+                "items": [
+                    _menu_item(
+                        "Attempts", "replay", "admin:jobs_attempt_changelist", "jobs.view_attempt"
+                    ),
+                    _menu_item(
+                        "Placements",
+                        "place",
+                        "admin:jobs_placement_changelist",
+                        "jobs.view_placement",
+                    ),
+                    _menu_item(
+                        "Outbox", "outbox", "admin:jobs_outbox_changelist", "jobs.view_outbox"
+                    ),
+                    _menu_item(
+                        "Enrolment tokens",
+                        "key",
+                        "admin:clouds_enroltoken_changelist",
+                        "clouds.view_enroltoken",
+                    ),
+                ],
+            },
+            {
+                "title": "Access",
+                "separator": True,
+                "items": [
+                    _menu_item("Users", "person", "admin:auth_user_changelist", "auth.view_user"),
+                    _menu_item("Groups", "group", "admin:auth_group_changelist", "auth.view_group"),
+                ],
+            },
+        ],
+    },
 }
 
 LOGGING = {

@@ -6,5 +6,6 @@ status=0
 "$here/../../worker/setup/node.sh" || status=$?
 "$here/postgresql.sh" || status=$?
 "$here/redis.sh" || status=$?
+"$here/chromium.sh" || status=$?
 "$here/pypi-client.sh" "${1:-python3}" >/dev/null || status=$?
 exit "$status"

@@ -1,0 +1,108 @@
+"""How operators narrow down a list of jobs: by reason, fault, place and owner, and one search box.
+
+Search is kept bounded: numbers and labels have an index; texts are looked for among the newest jobs only.
+"""
+
+from typing import Any
+
+from django.db.models import Max, Q, QuerySet
+from django.http import HttpRequest
+
+from jobs.models import Job, Label
+from jobs.queries import MAXIMUM_ID
+from jobs.states import REASONS, Fault, JobStatus, Outcome, Reason
+from prominence.admin_pages import DropdownFilter, TextFilter
+
+SEARCHED_JOBS = 200_000
+
+
+class StatusFilter(DropdownFilter):
+    title = "status"
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(status.value, status.value) for status in JobStatus]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        return queryset.filter(status=self.value()) if self.value() else queryset
+
+
+class OutcomeFilter(DropdownFilter):
+    title = "outcome"
+    parameter_name = "outcome"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(outcome.value, f"ended {outcome.value}") for outcome in Outcome]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        return queryset.filter(outcome=self.value()) if self.value() else queryset
+
+
+class ReasonFilter(DropdownFilter):
+    """Only reasons a job can carry at its end or while it waits again."""
+
+    title = "reason"
+    parameter_name = "reason"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(reason.value, str(reason.label) or reason.value) for reason in REASONS]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(reason=self.value()) if self.value() else queryset
+
+
+class FaultFilter(DropdownFilter):
+    """Whose fault an end was, by the table of reasons."""
+
+    title = "fault"
+    parameter_name = "fault"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        known = {meaning.fault for meaning in REASONS.values()}
+        return [(fault.value, fault.value) for fault in Fault if fault in known]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if not self.value():
+            return queryset
+        return queryset.filter(reason__in=reasons_of(str(self.value())))
+
+
+def reasons_of(fault: str) -> list[Reason]:
+    """The reasons that are this one's fault."""
+    return [reason for reason, meaning in REASONS.items() if meaning.fault == fault]
+
+
+class SiteFilter(TextFilter):
+    """The site of the current attempt, by its exact name; needs the annotation `site`."""
+
+    title = "site"
+    parameter_name = "site"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(site=self.value()) if self.value() else queryset
+
+
+class NodeFilter(TextFilter):
+    """The node of the current attempt, by its exact name; needs the annotation `node`."""
+
+    title = "node"
+    parameter_name = "node"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(node=self.value()) if self.value() else queryset
+
+
+def search_jobs(jobs: QuerySet[Job], text: str) -> QuerySet[Job]:
+    """Jobs by id, by label as `key=value`, or by a part of name, image or owner among the newest SEARCHED_JOBS."""
+    text = text.strip().replace("\0", "")
+    if not text:
+        return jobs
+    key, equals, value = text.partition("=")
+    if equals:
+        return jobs.filter(pk__in=Label.objects.filter(key=key, value=value).values("job_id"))
+    newest = Job.objects.aggregate(newest=Max("pk"))["newest"] or 0
+    found = Q(name__icontains=text) | Q(image__icontains=text) | Q(owner__username__icontains=text)
+    found &= Q(pk__gt=newest - SEARCHED_JOBS)
+    if text.isascii() and text.isdigit():
+        found |= Q(pk=min(int(text[:30]), MAXIMUM_ID))
+    return jobs.filter(found)

@@ -1,0 +1,13 @@
+#!/bin/sh
+# chromium.sh   Install Debian's Chromium and its driver, for the browser tests. Run as root; idempotent.
+# Exit 3: missing, not root.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/../../worker/setup/apt.sh"
+
+find_missing chromium:chromium chromedriver:chromium-driver
+[ -n "$missing" ] || exit 0
+# shellcheck disable=SC2086
+begin_install $missing
+# shellcheck disable=SC2086
+install_packages $missing
