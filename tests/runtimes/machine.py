@@ -21,7 +21,7 @@ CONFINED = "udocker-confined"
 """The machine's name for udocker with its other engine."""
 
 ROOT = os.getuid() == 0
-FIRST_UID = 60600 + os.getpid() % 300 * 4
+FIRST_UID = 57000 + os.getpid() % 300 * 4
 """Uids without accounts, unlike those of a real node and of another test run on this machine."""
 
 IMAGES = {

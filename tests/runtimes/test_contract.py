@@ -157,6 +157,10 @@ class ContainerContract(RuntimeContract):
             assert process.stdout.readline() == "ready\n"
             process.kill()
         self.assert_nothing_left(request.identity)
+        if ROOT:
+            machine.runtimes[self.name].clean(request.identity)
+            left = [path for path in Path("/tmp").iterdir() if "proot" in path.name]
+            assert request.identity.uid not in {path.lstat().st_uid for path in left}
 
     def test_no_command_runs_entrypoint_with_image_command(self, machine: Machine) -> None:
         assert machine.run(self.name, image="test/entry").out == "<fixed>\n<default>\n"

@@ -33,7 +33,7 @@ def test_ordinary_user_is_told_what_is_missing(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        user=60599,
+        user=56999,
     )
     assert ended.returncode == 3
     assert "missing: apptainer squashfs-tools uidmap python3" in ended.stderr

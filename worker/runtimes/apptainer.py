@@ -82,6 +82,9 @@ class ApptainerRuntime:
         program = (str(request.image.path / "root"), *request.command, *request.args)
         return self.contain(request, options, program, request.inner_env)
 
+    def clean(self, identity: Identity) -> None:
+        """Nothing is ever left: all mounts are in namespaces that ended."""
+
     def contain(
         self,
         request: ContainerRequest,

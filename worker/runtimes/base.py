@@ -172,3 +172,9 @@ class Runtime(Protocol):
 
     def launch(self, request: ContainerRequest) -> Launch:
         """How to start the prepared container. Fast; pure but for reading what prepare made."""
+
+    def clean(self, identity: Identity) -> None:
+        """Remove what killed containers of this identity left outside their job's directories.
+
+        Call it when all of the job's containers have ended. Idempotent, never raises OSError.
+        """

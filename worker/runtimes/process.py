@@ -53,6 +53,9 @@ class ProcessRuntime:
             signal_group=True,
         )
 
+    def clean(self, identity: Identity) -> None:
+        """Nothing of the runtime's own is left."""
+
     def _require(self) -> None:
         if not self._allowed:
             raise RuntimeMissing("running tasks without a container is not allowed on this node")

@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ EXIT_NOT_EXECUTABLE = 126
 INNER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH for images that set none, as with Docker."""
 
+HOST_TMP = Path(TMP)
 HOST_FILES = ("/dev", "/proc", "/sys", "/etc/resolv.conf", "/etc/hosts")
 MOUNTED_FILES = ("hosts", "localtime", "resolv.conf", "passwd", "group")
 MAX_METADATA_BYTES = 4 << 20
@@ -238,6 +240,22 @@ class UdockerRuntime:
         options = ("exec", "--writable", *CONTAINMENT)
         return ApptainerRuntime().contain(request, options, program, _merged_env(request, config))
 
+    def clean(self, identity: Identity) -> None:
+        """Remove a killed PRoot's own files, for which Debian's knows no other place than /tmp.
+
+        Not when the job runs as this process's own user: nothing tells whose files are whose then.
+        """
+        if identity.uid == os.getuid():
+            return
+        for path in HOST_TMP.glob("proot*-*"):
+            with suppress(OSError):
+                if path.lstat().st_uid != identity.uid:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+
     def _container(self, request: ContainerRequest) -> Path:
         return request.private / "udocker" / "containers" / request.name
 
@@ -253,6 +271,7 @@ class UdockerRuntime:
 
     def _inner_env(self, request: ContainerRequest, config: Mapping[str, Any]) -> dict[str, str]:
         env = _hide(_merged_env(request, config))
+        # Heeded by later versions of PRoot only; see clean().
         env["PROOT_TMP_DIR"] = str(request.private / "proot")
         if self._engine is Engine.PROOT_PLAIN:
             env["PROOT_NO_SECCOMP"] = "1"
