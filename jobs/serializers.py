@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from django.db.models import F
+from django.db.models import F, Q
 
 from jobs.models import InputFile, Job, JobQuerySet, Placement
 from jobs.states import JobStatus, Reason
@@ -127,12 +127,13 @@ def _task_result(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _placements(jobs: Iterable[Job]) -> dict[int, Placement]:
-    """Rank 0 of each job's current attempt, by job."""
+    """Rank 0 of each job's current attempt, by job; one that has only been assigned says nothing yet (S147)."""
     ids = [job.pk for job in jobs if job.attempt]
     if not ids:
         return {}
+    begun = Q(attempt__started_at__isnull=False) | Q(attempt__ended_at__isnull=False)
     placements = Placement.objects.select_related("attempt").filter(
-        rank=0, attempt__job__in=ids, attempt__number=F("attempt__job__attempt")
+        begun, rank=0, attempt__job__in=ids, attempt__number=F("attempt__job__attempt")
     )
     return {placement.attempt.job_id: placement for placement in placements}
 

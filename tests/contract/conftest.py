@@ -117,8 +117,9 @@ def _advance(job: Job, status: JobStatus, reason: str, tasks: list[dict[str, Any
         status=status, reason=reason, attempt=1, queued=False, started_at=STARTED, ended_at=ended
     )
     attempt = Attempt.objects.create(
-        job=job, number=1, tasks=tasks, max_memory_kb=242814 if ended else None
-    )
+        job=job, number=1, tasks=tasks, max_memory_kb=242814 if ended else None,
+        started_at=STARTED, ended_at=ended,
+    )  # fmt: skip
     Placement.objects.create(
         attempt=attempt, incarnation=1, node_name="node-1", site="OpenStack-UNIV-LILLE",
         cpus=1, memory_mb=1024, disk_mb=10240, live=ended is None,
