@@ -1,0 +1,179 @@
+"""From orders to a container: which runtimes, which image, which environment; starting its process.
+
+Used by the shim only. Image work happens in a child process: it may take long, and the shim must go on
+obeying stops and the lease meanwhile.
+"""
+
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from worker.handover import Orders
+from worker.images import ImageCache, ImageLease
+from worker.layout import JobDir
+from worker.protocol import EndReason, TaskSpec
+from worker.runtimes.apptainer import ApptainerRuntime
+from worker.runtimes.base import ContainerRequest, Identity, ImageRequest, Launch, Runtime
+from worker.runtimes.commands import run_command
+from worker.runtimes.errors import ImagePullFailed, RuntimeFailure, RuntimeMissing
+from worker.runtimes.identity import become, die_with_parent
+from worker.runtimes.process import ProcessRuntime
+from worker.runtimes.select import PROCESS, UDOCKER
+from worker.runtimes.udocker import UdockerRuntime
+from worker.tree import MARK
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What the preparing child reports: an image ready for use, or why not."""
+
+    pull_s: float = -1.0
+    error: str = ""
+    reason: EndReason | None = None
+
+
+def runtimes(*, allow_process: bool) -> dict[str, Runtime]:
+    """All runtimes by public name."""
+    known: list[Runtime] = [ApptainerRuntime(), UdockerRuntime()]
+    if allow_process:
+        known.append(ProcessRuntime(allowed=True))
+    return {runtime.name: runtime for runtime in known}
+
+
+class Containers:
+    """The containers of one job, one after another."""
+
+    def __init__(self, orders: Orders, job_dir: JobDir) -> None:
+        self._orders = orders
+        self._dir = job_dir
+        self._runtimes = runtimes(allow_process=orders.allow_process)
+        self.identity = Identity(uid=orders.uid, gid=orders.gid)
+        self._cache = ImageCache(
+            Path(orders.images),
+            runtimes=self._runtimes,
+            puller=Identity(uid=orders.puller, gid=orders.puller)
+            if os.getuid() == 0
+            else self.identity,
+            run=run_command,
+        )
+
+    def check(self, task: TaskSpec) -> None:
+        """Raises RuntimeMissing for a runtime that may not be used here."""
+        if task.runtime not in self._runtimes:
+            raise RuntimeMissing(f"this node does not run tasks with {task.runtime!r}")
+        shared = os.getuid() != 0 and not self._orders.allow_shared_uid
+        if task.runtime == UDOCKER and shared:
+            raise RuntimeMissing(
+                "this node is not run by root, so udocker jobs could read each other's memory; "
+                "its operator may allow that with --allow-udocker-shared-uid"
+            )
+
+    def needs_preparing(self, task: TaskSpec) -> bool:
+        """A bare process has no image."""
+        return task.runtime != PROCESS
+
+    def prepare(self, index: int) -> Prepared:
+        """Pull the image and make the container. Blocks; run it in a child of the shim."""
+        task = self._orders.spec.tasks[index]
+        try:
+            with self.acquire(task) as lease:
+                request = self.request(index, lease)
+                self._runtimes[task.runtime].prepare(request, run=run_command)
+                return Prepared(pull_s=lease.image.pull_s)
+        except ImagePullFailed as error:
+            return Prepared(error=error.detail, reason=EndReason.IMAGE_PULL)
+        except RuntimeFailure as error:
+            return Prepared(error=error.detail, reason=EndReason.COMMAND_NOT_STARTED)
+        except OSError as error:
+            return Prepared(error=str(error), reason=EndReason.NODE_ERROR)
+
+    def acquire(self, task: TaskSpec) -> ImageLease:
+        """Raises RuntimeFailure."""
+        asked = ImageRequest(image=task.image, mirrors=self._orders.mirrors)
+        return self._cache.acquire(task.runtime, asked)
+
+    def launch(self, index: int, lease: ImageLease) -> Launch:
+        """Raises RuntimeFailure."""
+        task = self._orders.spec.tasks[index]
+        return self._runtimes[task.runtime].launch(self.request(index, lease))
+
+    def request(self, index: int, lease: ImageLease) -> ContainerRequest:
+        task = self._orders.spec.tasks[index]
+        return ContainerRequest(
+            image=lease.image,
+            name=f"prom-{self._orders.key}-{index}".replace(".", "-"),
+            scratch=self._dir.work,
+            tmp=self._dir.tmp,
+            private=self._dir.private,
+            identity=self.identity,
+            command=task.command,
+            args=task.args,
+            env=self._environment(index, task),
+            workdir=task.workdir,
+        )
+
+    def _environment(self, index: int, task: TaskSpec) -> dict[str, str]:
+        key, spec = self._orders.key, self._orders.spec
+        return {
+            "PROMINENCE_CPUS": str(spec.cpus),
+            "PROMINENCE_MEMORY": _gigabytes(spec.memory_mb),
+            "PROMINENCE_CONTAINER_RUNTIME": task.runtime,
+            "PROMINENCE_JOB_ID": str(key.job),
+            "PROMINENCE_NODES": str(spec.nodes),
+            "PROMINENCE_NODE_NUM": str(key.rank),
+            "PROMINENCE_TASK_NUM": str(index),
+            MARK: f"{self._orders.cgroup}/{key}",
+            **spec.env,
+            **task.env,
+            **self._orders.secret_env,
+        }
+
+
+def _gigabytes(memory_mb: int) -> str:
+    whole, rest = divmod(memory_mb, 1024)
+    return str(memory_mb / 1024) if rest else str(whole)
+
+
+def start(
+    launch: Launch, identity: Identity, outputs: tuple[int, int], group_files: tuple[Path, ...]
+) -> int:
+    """Fork the container's top process, leader of a session of its own; returns its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _enter(launch, identity, outputs, group_files)
+        except BaseException as error:  # noqa: BLE001 - a forked child must end here, whatever happens
+            os.write(2, f"{launch.argv[0]}: {_why(error)}\n".encode())
+        os._exit(127)
+    return pid
+
+
+def _why(error: BaseException) -> str:
+    return error.strerror or "error" if isinstance(error, OSError) else type(error).__name__
+
+
+def _enter(
+    launch: Launch, identity: Identity, outputs: tuple[int, int], group_files: tuple[Path, ...]
+) -> NoReturn:
+    os.setsid()
+    os.dup2(outputs[0], 1)
+    os.dup2(outputs[1], 2)
+    for file in group_files:
+        with suppress(OSError):
+            file.write_text("0")
+    become(identity)
+    die_with_parent(signal.SIGKILL)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    os.umask(0o022)
+    os.chdir(launch.cwd)
+    _exec(launch.argv, launch.env)
+
+
+def _exec(argv: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
+    os.execvpe(argv[0], argv, env)  # noqa: S606 - an argv list, looked up on the PATH of `env`

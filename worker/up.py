@@ -1,0 +1,211 @@
+"""What the node says: events from the outbox, and heartbeats, by Redis or else by HTTPS.
+
+Events stay in the journal until the server acknowledges them; `sent` only remembers how far they were
+given to Redis, which may forget them. The answer to a heartbeat shows whether it did.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from worker.api import ApiError, NodeApi, Unauthorized
+from worker.files import boottime
+from worker.journal import Journal
+from worker.protocol import Heartbeat, Keys, Up, Word, encode
+from worker.redis_link import REDIS_ERRORS, refuses_us
+
+logger = logging.getLogger(__name__)
+
+BATCH_EVENTS = 500
+BATCH_BYTES = 512 * 1024
+STREAM_ENTRIES = 10_000
+"""Bound of the up-stream while nobody reads it; what it loses is sent again."""
+
+RETRY_S = 1.0
+LINGER_S = 0.005
+"""Pause after each batch, in which the next one gathers."""
+
+SILENT_BEATS = 2.2
+"""Heartbeats without an answer by Redis before HTTPS is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat that waits for its answer."""
+
+    sent_at: float
+    last_seq: int
+
+
+class Uplink:
+    """How far events and heartbeats have got. Shared by the threads below and `ctl.Words`."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._lock = threading.Lock()
+        self._beats: dict[int, Beat] = {}
+        # Counts up over restarts of the worker too, so that no old answer fits a new heartbeat.
+        self._number = int(boottime() * 1000)
+        self.sent = journal.acknowledged
+        self.answered_at = boottime()
+        self.wake = threading.Event()
+        self.wake.set()
+
+    def advance(self, before: int, after: int) -> None:
+        """Events up to `after` were sent, unless somebody rewound meanwhile."""
+        with self._lock:
+            if self.sent == before:
+                self.sent = after
+
+    def rewind(self, acknowledged: int) -> None:
+        """Send again from there."""
+        with self._lock:
+            self.sent = min(self.sent, acknowledged)
+        self.wake.set()
+
+    def new_beat(self, last_seq: int | None = None) -> int:
+        """Number a heartbeat that is about to be sent."""
+        with self._lock:
+            self._number += 1
+            last = self.sent if last_seq is None else last_seq
+            self._beats[self._number] = Beat(sent_at=boottime(), last_seq=last)
+            return self._number
+
+    def last_seq(self, number: int) -> int:
+        return self._beats[number].last_seq
+
+    def answer(self, number: int) -> Beat | None:
+        """The heartbeat that is answered; it and older ones need no other answer."""
+        with self._lock:
+            beat = self._beats.get(number)
+            self._beats = {n: b for n, b in self._beats.items() if n > number}
+            return beat
+
+
+class EventSender(threading.Thread):
+    """Sends new events by Redis as they come."""
+
+    def __init__(self, uplink: Uplink, journal: Journal, client: redis.Redis, keys: Keys) -> None:
+        super().__init__(name="events", daemon=True)
+        self._uplink = uplink
+        self._journal = journal
+        self._client = client
+        self._stream = keys.up
+
+    def run(self) -> None:
+        while True:
+            self._uplink.wake.wait()
+            self._uplink.wake.clear()
+            try:
+                while self._send():
+                    threading.Event().wait(LINGER_S)
+            except REDIS_ERRORS as error:
+                logger.warning("events not sent: %s", error)
+                threading.Event().wait(RETRY_S)
+                self._uplink.wake.set()
+
+    def _send(self) -> bool:
+        before = self._uplink.sent
+        events = self._journal.events_after(before, max_count=BATCH_EVENTS, max_bytes=BATCH_BYTES)
+        if not events:
+            return False
+        data = encode(Up(events=tuple(events)))
+        self._client.xadd(self._stream, {"d": data}, maxlen=STREAM_ENTRIES, approximate=True)
+        self._uplink.advance(before, events[-1].seq)
+        return True
+
+
+class Heart(threading.Thread):
+    """Beats by Redis; when that fails or is not answered, by HTTPS, events included."""
+
+    def __init__(
+        self,
+        *,
+        uplink: Uplink,
+        journal: Journal,
+        client: redis.Redis,
+        keys: Keys,
+        api: NodeApi,
+        boot: str,
+        heartbeat_s: float,
+        data: Path,
+        on_word: Callable[[Word], None],
+        on_unauthorized: Callable[[Unauthorized, bool], None],
+    ) -> None:
+        super().__init__(name="heart", daemon=True)
+        self._uplink = uplink
+        self._journal = journal
+        self._client = client
+        self._stream = keys.up
+        self._api = api
+        self._boot = boot
+        self._heartbeat_s = heartbeat_s
+        self._data = data
+        self._on_word = on_word
+        self._on_unauthorized = on_unauthorized
+        self._pause = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            begin = boottime()
+            refused = not self._beat_by_redis()
+            silent_s = boottime() - self._uplink.answered_at
+            if refused or silent_s > SILENT_BEATS * self._heartbeat_s:
+                self._beat_by_https(redis_refused=self._refused)
+            self._pause.wait(max(0.0, self._heartbeat_s - (boottime() - begin)))
+
+    _refused = False
+
+    def _beat_by_redis(self) -> bool:
+        up = Up(heartbeat=self._heartbeat())
+        try:
+            self._client.xadd(
+                self._stream, {"d": encode(up)}, maxlen=STREAM_ENTRIES, approximate=True
+            )
+        except REDIS_ERRORS as error:
+            logger.warning("heartbeat not sent by Redis: %s", error)
+            self._refused = refuses_us(error)
+            return False
+        self._refused = False
+        return True
+
+    def _beat_by_https(self, *, redis_refused: bool) -> None:
+        try:
+            while self._exchange():
+                pass
+        except Unauthorized as error:
+            self._on_unauthorized(error, redis_refused)
+        except ApiError as error:
+            logger.warning("heartbeat not answered by HTTPS: %s", error)
+
+    def _exchange(self) -> bool:
+        """One round over HTTPS; True while it moved events and there are more."""
+        acknowledged = self._journal.acknowledged
+        events = self._journal.events_after(
+            acknowledged, max_count=BATCH_EVENTS, max_bytes=BATCH_BYTES
+        )
+        last = events[-1].seq if events else acknowledged
+        word = self._api.heartbeat(Up(events=tuple(events), heartbeat=self._heartbeat(last)))
+        self._on_word(word)
+        return acknowledged < self._journal.acknowledged < self._journal.last_seq
+
+    def _heartbeat(self, last_seq: int | None = None) -> Heartbeat:
+        held = self._journal.held()
+        number = self._uplink.new_beat(last_seq)
+        return Heartbeat(
+            number=number,
+            boot=self._boot,
+            held=held,
+            last_seq=self._uplink.last_seq(number),
+            disk_free_mb=free_mb(self._data),
+        )
+
+
+def free_mb(path: Path) -> int:
+    """What is left for us on the file system of `path`."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize >> 20
