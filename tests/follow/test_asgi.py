@@ -153,6 +153,8 @@ class ApiProcess:
             data = directory / "data"
             data.mkdir()
             (data / "prominence.sqlite3").symlink_to(settings.DATABASES["default"]["NAME"])
+            settings.CONFIG.objects_dir.mkdir(parents=True, exist_ok=True)
+            (data / "objects").symlink_to(settings.CONFIG.objects_dir)
             key = settings.CONFIG.secret_key
             environment |= {"PROMINENCE_DATA": str(data), "PROMINENCE_SECRET_KEY": key}
         argv = [sys.executable, "manage.py", "api", "--port", "0", "--ready-file", str(self.ready)]

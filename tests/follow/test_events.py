@@ -82,6 +82,18 @@ def test_follower_that_comes_midway_begins_at_the_beginning(viewer: Viewer, scen
     assert watch.result().text() == b"stored fresh later"
 
 
+def test_quiet_job_whose_output_is_all_stored_is_shown_at_once(
+    viewer: Viewer, scene: Scene
+) -> None:
+    scene.run()
+    scene.stdout.write(b"all of it")
+    scene.stdout.store()
+    watch = Watch(viewer, scene.job.pk)
+    wait_until(lambda: watch.transcript.text() == b"all of it")
+    scene.end()
+    assert watch.result().text() == b"all of it"
+
+
 def test_two_disconnects_lose_and_double_nothing(viewer: Viewer, scene: Scene) -> None:
     scene.run()
     scene.stdout.write(b"one ")
