@@ -120,9 +120,7 @@ def test_packages_hold_no_code_in_their_init() -> None:
 
 
 def test_files_are_short() -> None:
-    long = {
-        dotted(path): n for path in modules() if (n := _lines(path)) > FILE_LINES
-    }
+    long = {dotted(path): n for path in modules() if (n := _lines(path)) > FILE_LINES}
     assert not long
 
 
