@@ -11,6 +11,7 @@ from typing import cast
 import msgspec
 import redis
 
+from worker.complaints import Complaint
 from worker.files import boottime
 from worker.journal import Journal
 from worker.lease import Lease
@@ -71,17 +72,19 @@ class CtlReader(threading.Thread):
         self._words = words
         self._uplink = uplink
         self._last = b"0"
+        self._complaint = Complaint(logger, "control words not read")
 
     def run(self) -> None:
         while True:
             try:
                 entries = self._read()
             except REDIS_ERRORS as error:
-                logger.warning("control words not read: %s", error)
+                self._complaint.say(error)
                 # What Redis lost may come with smaller ids.
                 self._last = b"0"
                 threading.Event().wait(RETRY_S)
                 continue
+            self._complaint.over()
             for entry, fields in entries:
                 self._last = entry
                 self._apply(fields.get(b"d", b""))

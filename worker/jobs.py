@@ -20,12 +20,12 @@ from pathlib import Path
 import msgspec
 
 from worker import tree
-from worker.api import ApiError, NodeApi, Refused, Unauthorized
+from worker.api import ApiError, Refused, Unauthorized
 from worker.cgroup import Group
 from worker.files import boottime, create_exclusive, wipe, write_atomic
 from worker.handover import Maker, Orders, Result, RunMark, Status, Stop, read_file
-from worker.journal import Journal
 from worker.layout import JobDir, LifeDir
+from worker.lines import Lines
 from worker.output import OutputPump
 from worker.protocol import (
     AttemptKey,
@@ -133,16 +133,15 @@ class Jobs:
     def __init__(
         self,
         place: Place,
+        lines: Lines,
         *,
-        journal: Journal,
-        api: NodeApi,
         pump: OutputPump,
         spawner: Spawner,
         admission: Admission,
     ) -> None:
         self._place = place
-        self._journal = journal
-        self._api = api
+        self._journal = lines.journal
+        self._api = lines.api
         self._pump = pump
         self._spawner = spawner
         self._admission = admission
@@ -176,7 +175,8 @@ class Jobs:
         running.stop = read_file(running.dir.stop, Stop)
         running.stop_at = boottime()
         running.pidfd = pidfd
-        self._journal.adopt(key)
+        told = self._journal.adopt(key)
+        running.started, running.tasks_told = told is not None, told or 0
         self._pump.watch(key, running.dir, running.nudge)
         self._pump.resume(key)
         return running
@@ -314,7 +314,7 @@ class Jobs:
             return
         events = _news(running, status, last=len(status.tasks))
         if events:
-            self._journal.report(running.key, events)
+            self._journal.report(running.key, events, told=len(status.tasks))
             running.started = True
             running.tasks_told = len(status.tasks)
 

@@ -20,7 +20,8 @@ from worker.protocol import AttemptKey, Claimed, Ended, EndReason, Event, Held
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS attempts (
-    key TEXT PRIMARY KEY, state TEXT NOT NULL, ended_seq INTEGER, closed INTEGER NOT NULL DEFAULT 0
+    key TEXT PRIMARY KEY, state TEXT NOT NULL, ended_seq INTEGER, closed INTEGER NOT NULL DEFAULT 0,
+    told INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS attempts_open ON attempts (ended_seq) WHERE closed = 0;
 CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY, at REAL NOT NULL, event BLOB NOT NULL);
@@ -108,19 +109,28 @@ class Journal:
             self._begun.add(key)
             return True
 
-    def adopt(self, key: AttemptKey) -> None:
-        """After a restart: a shim runs it already."""
+    def adopt(self, key: AttemptKey) -> int | None:
+        """After a restart: a shim runs it already. Returns how many of its tasks' ends are reported,
+        None when not even its start is."""
         with self._commit_lock:
             self._begun.add(key)
+            row = self._db.execute(
+                "SELECT told FROM attempts WHERE key = ?", (str(key),)
+            ).fetchone()
+        return row[0] if row else None
 
-    def report(self, key: AttemptKey, events: Sequence[Event]) -> bool:
-        """Append events of a begun attempt; False, and nothing appended, when it has ended."""
+    def report(self, key: AttemptKey, events: Sequence[Event], *, told: int) -> bool:
+        """Append events of a begun attempt; False, and nothing appended, when it has ended.
+
+        `told`: how many of its tasks' ends are reported by now.
+        """
 
         def work(db: sqlite3.Connection) -> bool:
             if not self._move(db, key, (State.CLAIMED, State.RUNNING), State.RUNNING):
                 return False
             for event in events:
                 self._append(db, event)
+            db.execute("UPDATE attempts SET told = ? WHERE key = ?", (told, str(key)))
             return True
 
         return bool(self._write(work))

@@ -26,13 +26,14 @@ from worker.jobs import Jobs, Place
 from worker.journal import Journal
 from worker.layout import DataDir
 from worker.lease import Lease
+from worker.lines import Lines
 from worker.output import OutputPump
 from worker.protocol import Capacity, Enrolment, Keys, key_prefix
 from worker.redis_link import connect
 from worker.run import LeaseGuard, Runner
 from worker.slots import Admission
 from worker.spawner import Spawner
-from worker.up import EventSender, Heart, Uplink
+from worker.up import EventSender, Heart, Pulse, Uplink
 
 logger = logging.getLogger(__name__)
 
@@ -135,51 +136,34 @@ class Node:
         life = options.data.life(enrolment.incarnation)
         journal = Journal(life.journal)
         lease = Lease(life.lease, lease_s=enrolment.lease_s)
-        keys = Keys(key_prefix(enrolment.incarnation))
-        api = NodeApi(options.server, enrolment.node_token)
-        client = connect(enrolment.redis_url)
+        lines = Lines(
+            client=connect(enrolment.redis_url),
+            keys=Keys(key_prefix(enrolment.incarnation)),
+            api=NodeApi(options.server, enrolment.node_token),
+            journal=journal,
+        )
         uplink = Uplink(journal)
         journal.on_event = uplink.wake.set
-        pump = OutputPump(client, keys, api, window_bytes=enrolment.log_window_bytes)
+        pump = OutputPump(lines, window_bytes=enrolment.log_window_bytes)
         admission = Admission(options.capacity, options.slots)
-        jobs = Jobs(
-            self._place(enrolment),
-            journal=journal,
-            api=api,
-            pump=pump,
-            spawner=spawner,
-            admission=admission,
-        )
+        jobs = Jobs(self._place(enrolment), lines, pump=pump, spawner=spawner, admission=admission)
         pump.start()
         sweep.take_over(journal, life, jobs, admission)
         words = Words(
             uplink=uplink, journal=journal, lease=lease, stop=jobs.stop, forget=jobs.forget
         )
-        runner = Runner(
-            journal=journal,
-            client=client,
-            keys=keys,
-            api=api,
-            lease=lease,
-            admission=admission,
-            jobs=jobs,
-        )
-        EventSender(uplink, journal, client, keys).start()
+        runner = Runner(lines, lease=lease, admission=admission, jobs=jobs)
+        EventSender(lines, uplink).start()
         Heart(
-            uplink=uplink,
-            journal=journal,
-            client=client,
-            keys=keys,
-            api=api,
-            boot=boot,
-            heartbeat_s=enrolment.heartbeat_s,
-            data=options.data.path,
+            lines,
+            uplink,
+            Pulse(boot=boot, every_s=enrolment.heartbeat_s, data=options.data.path),
             on_word=words.apply,
             on_unauthorized=lambda error, refused: self._unauthorized(
                 error, redis_refused=refused, lease=lease
             ),
         ).start()
-        CtlReader(connect(enrolment.redis_url), keys, words, uplink).start()
+        CtlReader(connect(enrolment.redis_url), lines.keys, words, uplink).start()
         LeaseGuard(lease, jobs).start()
         app = make_app(enrolment.redis_url, enrolment.incarnation, runner.handle)
         look_ahead = max(LOOK_AHEAD, options.slots // 4)

@@ -16,14 +16,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import redis
-
-from worker.api import ApiError, NodeApi, Refused, Unauthorized
+from worker.api import ApiError, Refused, Unauthorized
+from worker.complaints import Complaint
 from worker.files import read_or_none, write_atomic
 from worker.handover import STREAMS
 from worker.inotify import Inotify
 from worker.layout import JobDir
-from worker.protocol import AttemptKey, Keys, LogEnd
+from worker.lines import Lines
+from worker.protocol import AttemptKey, LogEnd
 from worker.redis_link import REDIS_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -82,11 +82,11 @@ class _Job:
 class OutputPump(threading.Thread):
     """One thread for all jobs of the node; uploads have a few of their own."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, api: NodeApi, *, window_bytes: int) -> None:
+    def __init__(self, lines: Lines, *, window_bytes: int) -> None:
         super().__init__(name="output", daemon=True)
-        self._client = client
-        self._keys = keys
-        self._api = api
+        self._client = lines.client
+        self._keys = lines.keys
+        self._api = lines.api
         self._window = window_bytes
         self._inotify = Inotify()
         self._lock = threading.Lock()
@@ -94,6 +94,7 @@ class OutputPump(threading.Thread):
         self._watches: dict[AttemptKey, int] = {}
         self._uploaders = ThreadPoolExecutor(UPLOADERS, thread_name_prefix="upload")
         self._redis_down_until = 0.0
+        self._complaint = Complaint(logger, "output not sent by Redis")
 
     def watch(self, key: AttemptKey, job_dir: JobDir, wake: Callable[[], None]) -> None:
         """Begin to follow a job's streams; `wake` is called when its shim has news."""
@@ -202,8 +203,9 @@ class OutputPump(threading.Thread):
             return
         try:
             self._send(stream, data)
+            self._complaint.over()
         except REDIS_ERRORS as error:
-            logger.warning("output of %s not sent: %s", stream.key, error)
+            self._complaint.say(error)
             self._redis_down_until = now + RETRY_S
         stream.due_at = now + (EVERY_S if len(data) < CHUNK * ROUND_CHUNKS else 0.0)
 

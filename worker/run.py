@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
-import redis
-
-from worker.api import ApiError, NodeApi, Refused, Unauthorized
+from worker.api import ApiError, Refused, Unauthorized
+from worker.complaints import Complaint
 from worker.jobs import Jobs
-from worker.journal import Journal, State
+from worker.journal import State
 from worker.lease import Lease
-from worker.protocol import AttemptKey, EndReason, Fetched, Keys
+from worker.lines import Lines
+from worker.protocol import AttemptKey, EndReason, Fetched
 from worker.redis_link import REDIS_ERRORS
 from worker.slots import Admission, Need, TooLarge
 
@@ -35,22 +35,20 @@ class Runner:
 
     def __init__(
         self,
+        lines: Lines,
         *,
-        journal: Journal,
-        client: redis.Redis,
-        keys: Keys,
-        api: NodeApi,
         lease: Lease,
         admission: Admission,
         jobs: Jobs,
     ) -> None:
-        self._journal = journal
-        self._client = client
-        self._keys = keys
-        self._api = api
+        self._journal = lines.journal
+        self._client = lines.client
+        self._keys = lines.keys
+        self._api = lines.api
         self._lease = lease
         self._admission = admission
         self._jobs = jobs
+        self._no_claim = Complaint(logger, "offers not claimed")
 
     def handle(self, keys: Sequence[AttemptKey]) -> None:
         """Run those of these attempts that are new here and may be claimed. Blocks to their end.
@@ -77,9 +75,10 @@ class Runner:
                 taken = pipe.execute()
             except REDIS_ERRORS as error:
                 # If only the answer was lost, the offer is now gone, and so refused: nothing starts.
-                logger.warning("claim failed: %s", error)
+                self._no_claim.say(error)
                 time.sleep(RETRY_S)
                 continue
+            self._no_claim.over()
             granted = [key for key, offer in zip(keys, taken, strict=True) if offer is not None]
             refused = [key for key, offer in zip(keys, taken, strict=True) if offer is None]
             return self._journal.claim(granted, refused, "there was no offer to claim")

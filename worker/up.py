@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis
-
-from worker.api import ApiError, NodeApi, Unauthorized
+from worker.api import ApiError, Unauthorized
+from worker.complaints import Complaint
 from worker.files import boottime
 from worker.journal import Journal
-from worker.protocol import Heartbeat, Keys, Up, Word, encode
+from worker.lines import Lines
+from worker.protocol import Heartbeat, Up, Word, encode
 from worker.redis_link import REDIS_ERRORS, refuses_us
 
 logger = logging.getLogger(__name__)
@@ -89,12 +89,13 @@ class Uplink:
 class EventSender(threading.Thread):
     """Sends new events by Redis as they come."""
 
-    def __init__(self, uplink: Uplink, journal: Journal, client: redis.Redis, keys: Keys) -> None:
+    def __init__(self, lines: Lines, uplink: Uplink) -> None:
         super().__init__(name="events", daemon=True)
+        self._complaint = Complaint(logger, "events not sent by Redis")
         self._uplink = uplink
-        self._journal = journal
-        self._client = client
-        self._stream = keys.up
+        self._journal = lines.journal
+        self._client = lines.client
+        self._stream = lines.keys.up
 
     def run(self) -> None:
         while True:
@@ -104,7 +105,7 @@ class EventSender(threading.Thread):
                 while self._send():
                     threading.Event().wait(LINGER_S)
             except REDIS_ERRORS as error:
-                logger.warning("events not sent: %s", error)
+                self._complaint.say(error)
                 threading.Event().wait(RETRY_S)
                 self._uplink.wake.set()
 
@@ -115,8 +116,18 @@ class EventSender(threading.Thread):
             return False
         data = encode(Up(events=tuple(events)))
         self._client.xadd(self._stream, {"d": data}, maxlen=STREAM_ENTRIES, approximate=True)
+        self._complaint.over()
         self._uplink.advance(before, events[-1].seq)
         return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """What every heartbeat says, and how often."""
+
+    boot: str
+    every_s: float
+    data: Path  # whose file system's free space is told
 
 
 class Heart(threading.Thread):
@@ -124,27 +135,23 @@ class Heart(threading.Thread):
 
     def __init__(
         self,
-        *,
+        lines: Lines,
         uplink: Uplink,
-        journal: Journal,
-        client: redis.Redis,
-        keys: Keys,
-        api: NodeApi,
-        boot: str,
-        heartbeat_s: float,
-        data: Path,
+        pulse: Pulse,
+        *,
         on_word: Callable[[Word], None],
         on_unauthorized: Callable[[Unauthorized, bool], None],
     ) -> None:
         super().__init__(name="heart", daemon=True)
         self._uplink = uplink
-        self._journal = journal
-        self._client = client
-        self._stream = keys.up
-        self._api = api
-        self._boot = boot
-        self._heartbeat_s = heartbeat_s
-        self._data = data
+        self._journal = lines.journal
+        self._client = lines.client
+        self._stream = lines.keys.up
+        self._api = lines.api
+        self._pulse = pulse
+        self._refused = False
+        self._no_redis = Complaint(logger, "heartbeats not sent by Redis")
+        self._no_https = Complaint(logger, "heartbeats not answered by HTTPS")
         self._on_word = on_word
         self._on_unauthorized = on_unauthorized
         self._pause = threading.Event()
@@ -154,11 +161,9 @@ class Heart(threading.Thread):
             begin = boottime()
             refused = not self._beat_by_redis()
             silent_s = boottime() - self._uplink.answered_at
-            if refused or silent_s > SILENT_BEATS * self._heartbeat_s:
+            if refused or silent_s > SILENT_BEATS * self._pulse.every_s:
                 self._beat_by_https(redis_refused=self._refused)
-            self._pause.wait(max(0.0, self._heartbeat_s - (boottime() - begin)))
-
-    _refused = False
+            self._pause.wait(max(0.0, self._pulse.every_s - (boottime() - begin)))
 
     def _beat_by_redis(self) -> bool:
         up = Up(heartbeat=self._heartbeat())
@@ -167,10 +172,11 @@ class Heart(threading.Thread):
                 self._stream, {"d": encode(up)}, maxlen=STREAM_ENTRIES, approximate=True
             )
         except REDIS_ERRORS as error:
-            logger.warning("heartbeat not sent by Redis: %s", error)
+            self._no_redis.say(error)
             self._refused = refuses_us(error)
             return False
         self._refused = False
+        self._no_redis.over()
         return True
 
     def _beat_by_https(self, *, redis_refused: bool) -> None:
@@ -180,7 +186,7 @@ class Heart(threading.Thread):
         except Unauthorized as error:
             self._on_unauthorized(error, redis_refused)
         except ApiError as error:
-            logger.warning("heartbeat not answered by HTTPS: %s", error)
+            self._no_https.say(error)
 
     def _exchange(self) -> bool:
         """One round over HTTPS; True while it moved events and there are more."""
@@ -190,6 +196,7 @@ class Heart(threading.Thread):
         )
         last = events[-1].seq if events else acknowledged
         word = self._api.heartbeat(Up(events=tuple(events), heartbeat=self._heartbeat(last)))
+        self._no_https.over()
         self._on_word(word)
         return acknowledged < self._journal.acknowledged < self._journal.last_seq
 
@@ -198,10 +205,10 @@ class Heart(threading.Thread):
         number = self._uplink.new_beat(last_seq)
         return Heartbeat(
             number=number,
-            boot=self._boot,
+            boot=self._pulse.boot,
             held=held,
             last_seq=self._uplink.last_seq(number),
-            disk_free_mb=free_mb(self._data),
+            disk_free_mb=free_mb(self._pulse.data),
         )
 
 

@@ -13,9 +13,11 @@ from tests.wait import wait_until
 from tests.worker.other_side import ONE_TIME_TOKEN, OtherSide
 from worker import tree
 from worker.blocks import BLOCKS, Block, directory
+from worker.handover import RunMark, read_file
 from worker.layout import DataDir, JobDir
 from worker.protocol import AttemptKey
 from worker.shim import shim_name
+from worker.spawner import spawner_name
 
 PROJECT = Path(__file__).parents[2]
 
@@ -91,6 +93,9 @@ class Machine:
     def shims(self) -> list[int]:
         return tree.processes_named({shim_name(str(block.number)) for block in self.blocks})
 
+    def spawners(self) -> list[int]:
+        return tree.processes_named({spawner_name(str(block.number)) for block in self.blocks})
+
     def job_dir(self, key: AttemptKey) -> JobDir:
         return self.data.life(self.side.incarnation).job(key)
 
@@ -99,7 +104,5 @@ class Machine:
         return [AttemptKey.parse(path.name) for path in jobs.glob("*.*.*")]
 
     def shim_of(self, key: AttemptKey) -> int:
-        from worker.handover import RunMark, read_file
-
         mark = read_file(self.job_dir(key).run, RunMark)
         return mark.pid if mark and tree.process_start(mark.pid) == mark.start else 0

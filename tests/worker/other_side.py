@@ -151,8 +151,9 @@ class OtherSide:
         with self._lock:
             self.fenced.add(self.incarnation)
         user = redis_user(self.incarnation)
-        self.redis.acl_deluser(user)
+        self.redis.acl_setuser(user, enabled=False)
         self.redis.execute_command("CLIENT", "KILL", "USER", user)
+        self.redis.acl_deluser(user)
 
     # ---- what tests look at
 
@@ -246,6 +247,7 @@ class OtherSide:
             password = hashlib.sha256(str(number).encode()).hexdigest()
             rules = f"reset on >{password} resetchannels -@all ~{key_prefix(number)}* {ACL}"
             self.redis.execute_command("ACL", "SETUSER", redis_user(number), *rules.split())
+            self.redis.execute_command("ACL", "SAVE")
             self.incarnation = number
         return Enrolment(
             node=1,

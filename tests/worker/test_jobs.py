@@ -1,0 +1,209 @@
+"""What a job can rely on: environment, inputs, order of tasks, limits. Bare processes but for the last."""
+
+import hashlib
+import os
+
+import pytest
+
+from tests.wait import wait_until
+from tests.worker.machine import Machine
+from tests.worker.other_side import OtherSide, shell, spec, task
+from worker.demo_registry import DemoRegistry
+from worker.protocol import AttemptKey, EndReason, InputSpec, RunSpec, TaskEnded, Word
+
+KEY = AttemptKey(7, 1)
+
+
+def run(side: OtherSide, machine: Machine, wanted: RunSpec, key: AttemptKey = KEY):  # type: ignore[no-untyped-def]
+    machine.start()
+    side.offer({key: wanted})
+    return wait_until(lambda: side.ended(key), 30, dump=machine.dump)
+
+
+def test_environment_is_as_documented(side: OtherSide, machine: Machine) -> None:
+    wanted = shell("env", cpus=2, memory_mb=2048, env={"MINE": "a b"})
+    run(side, machine, wanted)
+    lines = set(side.log(KEY).decode().splitlines())
+    assert lines >= {
+        "PROMINENCE_CPUS=2",
+        "PROMINENCE_MEMORY=2",
+        "PROMINENCE_CONTAINER_RUNTIME=process",
+        "PROMINENCE_JOB_ID=7",
+        "PROMINENCE_NODES=1",
+        "PROMINENCE_NODE_NUM=0",
+        "PROMINENCE_TASK_NUM=0",
+        "MINE=a b",
+        "SECRET=hidden",
+    }
+
+
+def test_inputs_are_in_the_scratch_and_the_jobs_own(side: OtherSide, machine: Machine) -> None:
+    files = {"data/in.txt": b"hello\n", "run.sh": b"#!/bin/sh\ncat data/in.txt; rm data/in.txt\n"}
+    side.inputs = {hashlib.sha256(data).hexdigest(): data for data in files.values()}
+    inputs = tuple(
+        InputSpec(
+            filename=name,
+            sha256=hashlib.sha256(data).hexdigest(),
+            size=len(data),
+            executable=name.endswith(".sh"),
+        )
+        for name, data in files.items()
+    )
+    ended = run(side, machine, spec("./run.sh", inputs=inputs))
+    assert side.log(KEY) == b"hello\n"
+    assert ended.tasks[0].exit_code == 0
+
+
+def test_input_with_wrong_digest_fails_the_stage_in(side: OtherSide, machine: Machine) -> None:
+    side.inputs = {"0" * 64: b"forged"}
+    wanted = spec("true", inputs=(InputSpec(filename="a", sha256="0" * 64, size=6),))
+    assert run(side, machine, wanted).reason is EndReason.STAGE_IN
+
+
+def test_input_outside_the_scratch_is_refused(side: OtherSide, machine: Machine) -> None:
+    wanted = spec("true", inputs=(InputSpec(filename="../../x", sha256="0" * 64, size=6),))
+    assert run(side, machine, wanted).reason is EndReason.STAGE_IN
+
+
+def test_tasks_run_in_order_until_one_fails(side: OtherSide, machine: Machine) -> None:
+    commands = ["echo one > f", "cat f; exit 4", "echo three"]
+    wanted = RunSpec(tasks=tuple(task("/bin/sh", "-c", c) for c in commands))
+    ended = run(side, machine, wanted)
+    assert [result.exit_code for result in ended.tasks] == [0, 4]
+    assert side.log(KEY) == b"one\n"
+    ends = [event for event in side.of(KEY) if isinstance(event, TaskEnded)]
+    assert [event.task for event in ends] == [0]
+
+
+def test_missing_command_gives_127(side: OtherSide, machine: Machine) -> None:
+    ended = run(side, machine, spec("no-such-command"))
+    assert ended.reason is EndReason.FINISHED
+    assert [result.exit_code for result in ended.tasks] == [127]
+
+
+def test_walltime_ends_the_job_politely(side: OtherSide, machine: Machine) -> None:
+    script = "trap 'echo bye; exit 9' TERM; echo ready; sleep 600 & wait"
+    ended = run(side, machine, shell(script, walltime_s=1.0))
+    assert ended.reason is EndReason.WALLTIME
+    assert side.log(KEY) == b"ready\nbye\n"
+    assert machine.of_jobs() == []
+
+
+def test_background_processes_end_with_their_task(side: OtherSide, machine: Machine) -> None:
+    wanted = RunSpec(
+        tasks=(
+            task("/bin/sh", "-c", "setsid sleep 600 & echo one"),
+            task("/bin/sh", "-c", "ps -o args= -u $(id -u) | grep -c '[s]leep 600'"),
+        )
+    )
+    run(side, machine, wanted)
+    assert side.log(KEY) == b"one\n0\n"
+
+
+def test_usage_is_measured(side: OtherSide, machine: Machine) -> None:
+    script = "python3 -c 'x = bytearray(200 << 20); n = 0\nfor i in range(3000000): n += i'"
+    ended = run(side, machine, shell(script, memory_mb=512))
+    [result] = ended.tasks
+    assert result.max_rss_kb > 200 << 10
+    assert 0.05 < result.cpu_s < 20
+    if ended.max_memory_kb is not None:
+        assert ended.max_memory_kb > 200 << 10
+
+
+def test_scratch_is_gone_after_the_end(side: OtherSide, machine: Machine) -> None:
+    machine.start()
+    side.offer({KEY: shell("mkdir -p a/b; touch a/b/c; chmod 000 a/b")})
+    wait_until(lambda: side.ended(KEY), 20, dump=machine.dump)
+    wait_until(lambda: not machine.job_dir(KEY).work.exists(), 10, dump=machine.dump)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="slots have uids of their own only under root")
+def test_jobs_cannot_see_each_other(side: OtherSide, machine: Machine) -> None:
+    machine.start()
+    side.offer({KEY: shell("id -u; echo secret > mine; sleep 600")})
+    wait_until(lambda: side.live(KEY), 20, dump=machine.dump)
+    other = AttemptKey(8, 1)
+    place = machine.job_dir(KEY).work
+    shim = machine.shim_of(KEY)
+    script = f"id -u; cat {place}/mine; cat /proc/{shim}/environ; ls {machine.data.path}; cat {machine.data.enrolment}"
+    side.offer({other: shell(script + "; pkill -u 0 -f worker; exit 0")})
+    wait_until(lambda: side.ended(other), 20, dump=machine.dump)
+    said = side.log(other)
+    assert len(said.split()) == 1
+    assert said not in side.live(KEY)
+    assert side.log(other, "stderr").count(b"Permission denied") == 4
+    side.say(Word(stop=(KEY,)))
+    wait_until(lambda: side.ended(KEY), 20, dump=machine.dump)
+
+
+def test_rest_of_a_batch_is_given_back_when_one_is_long(side: OtherSide, machine: Machine) -> None:
+    machine.start()
+    others = [AttemptKey(8, 1), AttemptKey(9, 1)]
+    side.offer({KEY: shell("sleep 600"), **{key: spec("true") for key in others}})
+    ends = wait_until(lambda: all(map(side.ended, others)) and list(map(side.ended, others)), 20)
+    assert {end.reason for end in ends} == {EndReason.NEVER_STARTED}
+    assert {end.detail for end in ends} == {"given back"}
+    side.say(Word(stop=(KEY,)))
+    wait_until(lambda: side.ended(KEY), 20, dump=machine.dump)
+
+
+def test_work_beyond_the_node_waits_for_room(side: OtherSide, machine: Machine) -> None:
+    machine.start()
+    side.offer({KEY: shell("while [ ! -e go ]; do sleep 0.05; done", cpus=4)})
+    wait_until(lambda: side.started(KEY), 20, dump=machine.dump)
+    other = AttemptKey(8, 1)
+    side.offer({other: spec("true", cpus=4)})
+    wait_until(lambda: any(event for event in side.of(other)), 20, dump=machine.dump)
+    assert not side.started(other)
+    (machine.job_dir(KEY).work / "go").touch()
+    wait_until(lambda: side.ended(other), 20, dump=machine.dump)
+    assert side.ended(KEY) is not None
+
+
+def test_stopped_while_waiting_never_starts(side: OtherSide, machine: Machine) -> None:
+    machine.start()
+    side.offer({KEY: shell("sleep 600", cpus=4)})
+    wait_until(lambda: side.started(KEY), 20, dump=machine.dump)
+    other = AttemptKey(8, 1)
+    side.offer({other: spec("true", cpus=4)})
+    wait_until(lambda: side.of(other), 20, dump=machine.dump)
+    side.say(Word(stop=(other,)))
+    ended = wait_until(lambda: side.ended(other), 20, dump=machine.dump)
+    assert ended.reason is EndReason.NEVER_STARTED
+    side.say(Word(stop=(KEY,)))
+    wait_until(lambda: side.ended(KEY), 20, dump=machine.dump)
+
+
+def test_apptainer_job_runs(side: OtherSide, machine: Machine, demo_registry: DemoRegistry) -> None:
+    side.mirrors = {"docker.io": demo_registry.url}
+    command = ("/bin/sh", "-c", "echo $PROMINENCE_CONTAINER_RUNTIME $HOME; pwd; exit 5")
+    ended = run(
+        side, machine, RunSpec(tasks=(task(*command, runtime="singularity", image="busybox"),))
+    )
+    assert ended.reason is EndReason.FINISHED, ended
+    assert [result.exit_code for result in ended.tasks] == [5]
+    assert ended.tasks[0].image_pull_s > 0
+    assert side.log(KEY) == b"singularity /home/user\n/home/user\n"
+
+
+def test_absent_image_is_reported(
+    side: OtherSide, machine: Machine, demo_registry: DemoRegistry
+) -> None:
+    side.mirrors = {"docker.io": demo_registry.url}
+    ended = run(
+        side, machine, RunSpec(tasks=(task("true", runtime="singularity", image="no/such"),))
+    )
+    assert ended.reason is EndReason.IMAGE_PULL
+    assert ended.detail
+
+
+def test_stop_during_a_pull_ends_it(side: OtherSide, machine: Machine) -> None:
+    side.mirrors = {"docker.io": "http://127.0.0.1:9"}
+    machine.start()
+    fifo = machine.room / "image.tar"
+    os.mkfifo(fifo, 0o644)
+    side.offer({KEY: RunSpec(tasks=(task("true", runtime="singularity", image=str(fifo)),))})
+    wait_until(lambda: side.of(KEY) and machine.shims(), 20, dump=machine.dump)
+    side.say(Word(stop=(KEY,)))
+    ended = wait_until(lambda: side.ended(KEY), 20, dump=machine.dump)
+    assert ended.reason in {EndReason.STOPPED, EndReason.IMAGE_PULL}
