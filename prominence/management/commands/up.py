@@ -179,13 +179,12 @@ class _Start:
 
     def _welcome(self, url: str) -> None:
         site = url.removesuffix("/api/v1")
-        here = shlex.join(
-            [sys.executable, "manage.py", "token", "USER", "--data", str(self._data.root)]
-        )
+        manage = f"{shlex.quote(sys.executable)} manage.py"
+        here = f"--data {shlex.quote(str(self._data.root))}"
         self._say(f"ready after {time.monotonic() - self._began:.1f} s")
         self._say(f"  API    {url}")
-        self._say(f"  admin  {site}/admin/")
-        self._say(f"  token  {here}")
+        self._say(f"  token  {manage} token USER {here}")
+        self._say(f"  admin  {site}/admin/  (password: {manage} admin USER {here})")
         self._say(f"  logs   {self._data.logs}")
 
 
