@@ -89,19 +89,22 @@ class NodeAdmin(ReadOnlyAdmin):
 
     actions = ("drain", "resume", "revoke", "restore")
     list_display = (
-        "name", "state", "site", "cpus", "memory", "disk", "running", "assigned", "heard",
-        "runtimes", "machine",
+        "node", "state", "cpus", "memory", "disk", "attempts", "heard", "runtimes", "machine",
     )  # fmt: skip
     list_select_related = ("site",)
     list_filter = (StatusFilter, SiteFilter)
     search_fields = ("name", "incarnations__hostname")
     search_help_text = "node or host name"
-    sortable_by: ClassVar[tuple[str, ...]] = ("name",)
+    sortable_by: ClassVar[tuple[str, ...]] = ("node",)
     ordering = ("name",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Node]:
         nodes: QuerySet[Node] = super().get_queryset(request)
         return nodes_with_present(nodes)
+
+    @admin.display(description="node and site", ordering="name")
+    def node(self, node: Any) -> SafeString:
+        return two_lines(node.name, node.site)
 
     @admin.display(description="status")
     def state(self, node: Any) -> SafeString:
@@ -119,13 +122,12 @@ class NodeAdmin(ReadOnlyAdmin):
     def disk(self, node: Any) -> SafeString | str:
         return bar(usage.disk) if (usage := _usage(node)) else NOTHING
 
-    @admin.display(description="running")
-    def running(self, node: Any) -> str:
-        return str(node.present[0].running) if node.present else NOTHING
-
-    @admin.display(description="assigned")
-    def assigned(self, node: Any) -> str:
-        return str(node.present[0].assigned) if node.present else NOTHING
+    @admin.display(description="attempts")
+    def attempts(self, node: Any) -> SafeString | str:
+        if not node.present:
+            return NOTHING
+        row = node.present[0]
+        return two_lines(f"{row.running} running", f"{row.assigned} assigned")
 
     @admin.display(description="last heard")
     def heard(self, node: Any) -> SafeString | str:
@@ -140,7 +142,9 @@ class NodeAdmin(ReadOnlyAdmin):
         if not node.present:
             return NOTHING
         row = node.present[0]
-        return two_lines(row.hostname, shorten(row.boot, 18), title=row.boot)
+        return two_lines(
+            shorten(row.hostname, 22), shorten(row.boot, 14), title=f"{row.hostname}\n{row.boot}"
+        )
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         """Who may use the actions; the rows themselves can't be edited by anybody."""
@@ -199,6 +203,7 @@ class NodeAdmin(ReadOnlyAdmin):
             **node_page(node, timezone.now()),
             "title": f"Node {node.name}",
             "opts": self.opts,
+            "original": node,
             "may_operate": self.has_operate_permission(request),
         }
         return TemplateResponse(request, "admin/clouds/node/change_form.html", context)
@@ -283,7 +288,7 @@ class SiteAdmin(ReadOnlyAdmin):
 class EnrolTokenAdmin(ReadOnlyAdmin):
     """One-time tokens, without their hashes. A refused use is a second machine with the same token, or a thief."""
 
-    list_display = ("pk", "node", "state", "refused", "created", "expires", "used", "used_by")
+    list_display = ("id", "node", "state", "refused", "created", "expires", "used", "used_by")
     list_select_related = ("node",)
     list_filter = (RefusedFilter,)
     search_fields = ("node__name",)

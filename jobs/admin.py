@@ -3,7 +3,7 @@
 Nothing is written here: deletion goes through `jobs.transition`.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -16,6 +16,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from jobs.admin_filters import (
+    CreatedFilter,
     FaultFilter,
     NodeFilter,
     OutcomeFilter,
@@ -38,7 +39,6 @@ from prominence.admin_format import NOTHING, ago, label, moment, moment_cell, sh
 from prominence.admin_format import Colour as C
 from prominence.admin_pages import (
     AutocompleteSelectFilter,
-    RangeDateTimeFilter,
     ReadOnlyAdmin,
     confirm,
     history_of,
@@ -55,9 +55,9 @@ class JobAdmin(ReadOnlyAdmin):
 
     actions = ("delete_selected_jobs",)
     list_display = (
-        "pk", "job", "state", "program", "place", "tries", "created", "started", "ended", "elapsed",
+        "id", "job", "state", "program", "place", "tries", "created", "started", "ended", "elapsed",
     )  # fmt: skip
-    list_display_links = ("pk", "job")
+    list_display_links = ("id", "job")
     list_select_related = ("owner",)
     list_filter = (
         StatusFilter,
@@ -67,7 +67,7 @@ class JobAdmin(ReadOnlyAdmin):
         SiteFilter,
         NodeFilter,
         ("owner", AutocompleteSelectFilter),
-        ("created_at", RangeDateTimeFilter),
+        ("created_at", CreatedFilter),
     )
     search_fields = ("pk",)
     search_help_text = "id, name, image, owner or label=value"
@@ -89,7 +89,7 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="name and owner")
     def job(self, job: Job) -> SafeString:
-        return two_lines(shorten(job.name, 28), job.owner, title=job.name)
+        return two_lines(shorten(job.name, 24), job.owner, title=job.name)
 
     @admin.display(description="status")
     def state(self, job: Job) -> SafeString:
@@ -99,7 +99,7 @@ class JobAdmin(ReadOnlyAdmin):
     def program(self, job: Job) -> SafeString:
         return two_lines(
             _shorten_image(job.image),
-            format_html('<span class="p-mono">{}</span>', shorten(job.command, 36)),
+            format_html('<span class="p-mono">{}</span>', shorten(job.command, 30)),
             title=f"{job.image}\n{job.command[:1000]}",
         )
 
@@ -111,7 +111,7 @@ class JobAdmin(ReadOnlyAdmin):
     def tries(self, job: Job) -> SafeString | str:
         if not job.attempt:
             return NOTHING
-        return two_lines(job.attempt, f"{job.retries} of {job.maximum_retries} retries")
+        return two_lines(job.attempt, f"{job.retries}/{job.maximum_retries} retries")
 
     @admin.display(description="created")
     def created(self, job: Job) -> SafeString | str:
@@ -192,6 +192,7 @@ class JobAdmin(ReadOnlyAdmin):
             **job_page(job, now=timezone.now()),
             "title": f"Job {job.pk}",
             "opts": self.opts,
+            "original": job,
             "may_delete": self.has_delete_jobs_permission(request) and job.ended_at is None,
             "operators": history_of(job),
         }
@@ -200,7 +201,7 @@ class JobAdmin(ReadOnlyAdmin):
 
 def _shorten_image(image: str) -> str:
     """The end of an image's name tells more than its registry."""
-    return image if len(image) <= 36 else "…" + image[-35:]
+    return image if len(image) <= 30 else "…" + image[-29:]
 
 
 def _job_link(job_id: int, text: str = "") -> SafeString:
@@ -211,7 +212,7 @@ def _job_link(job_id: int, text: str = "") -> SafeString:
 @admin.register(Attempt)
 class AttemptAdmin(ReadOnlyAdmin):
     list_display = (
-        "pk", "job_link", "number", "state", "why", "detail_start", "created", "started", "ended",
+        "id", "job_link", "number", "state", "why", "detail_start", "created", "started", "ended",
         "elapsed",
     )  # fmt: skip
     list_filter = ("status", ReasonFilter, FaultFilter)
@@ -259,7 +260,7 @@ class AttemptAdmin(ReadOnlyAdmin):
 @admin.register(Placement)
 class PlacementAdmin(ReadOnlyAdmin):
     list_display = (
-        "pk", "job_link", "rank", "node_name", "site", "incarnation", "needs", "batch", "charged",
+        "id", "job_link", "rank", "node_name", "site", "incarnation", "needs", "batch", "charged",
         "live",
     )  # fmt: skip
     list_select_related = ("attempt",)
@@ -286,7 +287,7 @@ class PlacementAdmin(ReadOnlyAdmin):
 class OutboxAdmin(ReadOnlyAdmin):
     """What has not had its effect yet: many tries or a great age say that something is stuck."""
 
-    list_display = ("pk", "topic", "about", "tried", "due", "age", "created")
+    list_display = ("id", "topic", "about", "tried", "due", "age", "created")
     list_filter = ("topic",)
     search_fields = ("key",)
     ordering = ("pk",)

@@ -3,7 +3,8 @@
 Search is kept bounded: numbers and labels have an index; texts are looked for among the newest jobs only.
 """
 
-from typing import Any
+from datetime import UTC, date, datetime, time
+from typing import Any, TypeVar
 
 from django.db.models import Max, Q, QuerySet
 from django.http import HttpRequest
@@ -11,9 +12,10 @@ from django.http import HttpRequest
 from jobs.models import Job, Label
 from jobs.queries import MAXIMUM_ID
 from jobs.states import REASONS, Fault, JobStatus, Outcome, Reason
-from prominence.admin_pages import DropdownFilter, TextFilter
+from prominence.admin_pages import DropdownFilter, RangeDateTimeFilter, TextFilter
 
 SEARCHED_JOBS = 200_000
+T = TypeVar("T", date, time)
 
 
 class StatusFilter(DropdownFilter):
@@ -90,6 +92,28 @@ class NodeFilter(TextFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(node=self.value()) if self.value() else queryset
+
+
+class CreatedFilter(RangeDateTimeFilter):
+    """Created between two moments, in UTC; a day without a time counts whole. What is no date is left out."""
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        wanted = {}
+        for end, lookup, default in (("from", "gte", time.min), ("to", "lte", time.max)):
+            name = f"{self.field_path}_{end}"
+            day = _parse(date, self.used_parameters.get(f"{name}_0"))
+            hour = _parse(time, self.used_parameters.get(f"{name}_1"))
+            if day is not None:
+                moment = datetime.combine(day, hour or default, tzinfo=UTC)
+                wanted[f"{self.field_path}__{lookup}"] = moment
+        return queryset.filter(**wanted)
+
+
+def _parse(kind: type[T], text: object) -> T | None:
+    try:
+        return kind.fromisoformat(str(text)) if text else None
+    except ValueError:
+        return None
 
 
 def search_jobs(jobs: QuerySet[Job], text: str) -> QuerySet[Job]:

@@ -95,7 +95,8 @@ def job_page(job: Job, *, now: datetime) -> dict[str, Any]:
 
 def status_labels(job: Job) -> SafeString:
     """The status, and beside it what else an operator must not overlook."""
-    ended_badly = job.outcome == Outcome.BADLY and job.status != JobStatus.DELETED
+    # The other ends say so by their name.
+    ended_badly = job.outcome == Outcome.BADLY and job.status == JobStatus.COMPLETED
     is_going = job.delete_requested_at is not None and job.ended_at is None
     return labels(
         label(job.status, _STATUS_COLOURS[JobStatus(job.status)]),

@@ -28,10 +28,11 @@ from jobs.overview import (
     outbox_overdue,
 )
 from jobs.page import reason_labels, status_label
-from prominence.admin_format import ago, bar, label
+from prominence.admin_format import ago, bar, duration, label
 from prominence.admin_pages import ModelAdmin
 from prominence.health import failing_parts
 
+admin.site.index_title = "Overview"
 admin.site.index_template = "prominence/dashboard.html"
 admin.site.unregister(User)
 admin.site.unregister(Group)
@@ -70,9 +71,9 @@ def _jobs() -> dict[str, Any]:
         "ended": ended,
         "ended_by_status": [(status_label(status), count) for status, count in ended.by_status],
         "oldest": waiting,
-        "oldest_since": ago(waiting.queued_at, now) if waiting else "",
+        "oldest_since": duration(now - waiting.queued_at) if waiting else "",
         "outbox": stuck,
-        "outbox_since": ago(stuck.created_at, now) if stuck else "",
+        "outbox_since": duration(now - stuck.created_at) if stuck else "",
         "overdue": outbox_overdue(now),
         "bad_ends": [
             (event, status_label(event.after), reason_labels(event.reason), ago(event.at, now))

@@ -10,7 +10,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 NOTHING = "–"  # noqa: RUF001 an en dash: nothing to show
-MB = 1 << 20
+MB_PER_GB = 1 << 10
 KB = 1 << 10
 _MINUTE_S = 60
 _HOUR_S = 3600
@@ -115,7 +115,7 @@ class Share:
 
     def __str__(self) -> str:
         if self.is_mb:
-            return f"{size(self.used * MB)} of {size(self.total * MB)}"
+            return f"{self.used / MB_PER_GB:,.0f} of {self.total / MB_PER_GB:,.0f} GB"
         return f"{self.used} of {self.total}"
 
 

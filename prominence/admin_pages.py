@@ -14,6 +14,7 @@ from django.utils.functional import cached_property
 
 if TYPE_CHECKING:
     from django.contrib.admin import FieldListFilter, ModelAdmin, SimpleListFilter
+    from django.contrib.admin.views.main import ChangeList
 
     class DropdownFilter(SimpleListFilter): ...
 
@@ -31,6 +32,7 @@ else:
         RangeDateTimeFilter,
         TextFilter,
     )
+    from unfold.views import ChangeList
 
 __all__ = [
     "AutocompleteSelectFilter",
@@ -60,6 +62,15 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
         return int(rows[:COUNT_LIMIT].count())
 
 
+class BoundedChangeList(ChangeList):
+    """Offers "show all" only where a filter or search hides something."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        if not self.query and not self.has_active_filters:
+            self.full_result_count = self.result_count
+
+
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[type-arg]
     """Rows to look at: no adding, changing or deleting. Large tables stay cheap to list."""
 
@@ -70,8 +81,11 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[type-arg]
     list_fullwidth = True
     list_filter_submit = True
     list_disable_select_all = True
-    sortable_by: ClassVar[tuple[str, ...]] = ("pk",)
+    sortable_by: ClassVar[tuple[str, ...]] = ("id",)
     ordering = ("-pk",)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return BoundedChangeList
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
