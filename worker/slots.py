@@ -19,6 +19,9 @@ class Need:
     memory_mb: int
     disk_mb: int
 
+    def __str__(self) -> str:
+        return f"{self.cpus} CPUs, {self.memory_mb} MB of memory and {self.disk_mb} MB of disk"
+
     @classmethod
     def of(cls, specs: Sequence[RunSpec]) -> "Need":
         """What runs one after another needs at most."""
@@ -56,7 +59,7 @@ class Admission:
     def enter(self, need: Need, *, wanted: Callable[[], bool]) -> Slot | None:
         """Wait for room; None when it is no longer `wanted`. Raises TooLarge."""
         if not _fits(need, self._capacity, []):
-            raise TooLarge(f"{need} is more than this node has")
+            raise TooLarge(f"it needs {need}; this node has {self._capacity}")
         ticket = object()
         with self._changed:
             self._line.append(ticket)

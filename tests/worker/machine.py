@@ -40,7 +40,7 @@ class Machine:
         argv = [
             *(sys.executable, "-m", "worker", "--server", self.side.url),
             *("--token-file", str(token), "--data", str(self.data.path)),
-            *("--node-cpus", str(self.cpus), "--node-memory", "8", "--node-disk", "8", *options),
+            *("--node-cpus", str(self.cpus), "--node-memory", "8", "--node-disk", "64", *options),
         ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, cwd=PROJECT)
