@@ -143,7 +143,7 @@ class NodeAdmin(ReadOnlyAdmin):
             return NOTHING
         row = node.present[0]
         return two_lines(
-            shorten(row.hostname, 22), shorten(row.boot, 14), title=f"{row.hostname}\n{row.boot}"
+            shorten(row.hostname, 18), shorten(row.boot, 14), title=f"{row.hostname}\n{row.boot}"
         )
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
