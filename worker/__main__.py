@@ -27,7 +27,7 @@ def main() -> int:
     )
     logging.getLogger("kombu").setLevel(logging.WARNING)
     options = _options(_parser().parse_args())
-    os.umask(0o022)
+    os.umask(0o077)  # what slot users may pass through is opened one by one
     options.data.make()
     if problem := _unreachable(options.data.path):
         sys.stderr.write(f"{problem}\n")

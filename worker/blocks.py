@@ -95,9 +95,8 @@ def _is_free(place: Path, number: int) -> bool:
 
 
 def _hold(place: Path, number: int, owner: Path | None = None) -> Block:
-    descriptor = os.open(place / str(number), os.O_RDWR | os.O_CLOEXEC)
+    descriptor = os.open(place / str(number), os.O_RDONLY | os.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     if owner is not None:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(owner).encode(), 0)
+        (place / str(number)).write_text(str(owner))
     return Block(number=number, descriptor=descriptor)

@@ -6,26 +6,37 @@ obeying stops and the lease meanwhile.
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
+from worker import tree
 from worker.handover import Orders
 from worker.images import ImageCache, ImageLease
 from worker.layout import JobDir
 from worker.protocol import EndReason, TaskSpec
 from worker.runtimes.apptainer import ApptainerRuntime
-from worker.runtimes.base import ContainerRequest, Identity, ImageRequest, Launch, Runtime
+from worker.runtimes.base import (
+    ContainerRequest,
+    Identity,
+    ImageRequest,
+    Launch,
+    PreparedImage,
+    Runtime,
+)
 from worker.runtimes.commands import run_command
 from worker.runtimes.errors import ImagePullFailed, RuntimeFailure, RuntimeMissing
 from worker.runtimes.identity import become, die_with_parent
 from worker.runtimes.process import ProcessRuntime
 from worker.runtimes.select import PROCESS, UDOCKER
 from worker.runtimes.udocker import UdockerRuntime
-from worker.tree import MARK
+
+NO_IMAGE = PreparedImage(runtime=PROCESS, path=Path("/"), digest="", cached=True, pull_s=-1.0)
+"""Of a bare process."""
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,14 +63,6 @@ class Containers:
         self._dir = job_dir
         self._runtimes = runtimes(allow_process=orders.allow_process)
         self.identity = Identity(uid=orders.uid, gid=orders.gid)
-        self._cache = ImageCache(
-            Path(orders.images),
-            runtimes=self._runtimes,
-            puller=Identity(uid=orders.puller, gid=orders.puller)
-            if os.getuid() == 0
-            else self.identity,
-            run=run_command,
-        )
 
     def check(self, task: TaskSpec) -> None:
         """Raises RuntimeMissing for a runtime that may not be used here."""
@@ -71,10 +74,6 @@ class Containers:
                 "this node is not run by root, so udocker jobs could read each other's memory; "
                 "its operator may allow that with --allow-udocker-shared-uid"
             )
-
-    def needs_preparing(self, task: TaskSpec) -> bool:
-        """A bare process has no image."""
-        return task.runtime != PROCESS
 
     def prepare(self, index: int) -> Prepared:
         """Pull the image and make the container. Blocks; run it in a child of the shim."""
@@ -92,9 +91,29 @@ class Containers:
             return Prepared(error=str(error), reason=EndReason.NODE_ERROR)
 
     def acquire(self, task: TaskSpec) -> ImageLease:
-        """Raises RuntimeFailure."""
-        asked = ImageRequest(image=task.image, mirrors=self._orders.mirrors)
-        return self._cache.acquire(task.runtime, asked)
+        """The image from the cache, pulled if need be. Raises RuntimeFailure."""
+        if task.runtime == PROCESS:
+            return ImageLease(image=NO_IMAGE, descriptor=-1)
+        cache = ImageCache(
+            Path(self._orders.images),
+            runtimes=self._runtimes,
+            puller=self._puller(),
+            run=run_command,
+        )
+        return cache.acquire(
+            task.runtime, ImageRequest(image=task.image, mirrors=self._orders.mirrors)
+        )
+
+    def _puller(self) -> Identity:
+        if os.getuid() != 0:
+            return self.identity
+        return Identity(uid=self._orders.puller, gid=self._orders.puller)
+
+    def enter(self, task: TaskSpec) -> Callable[[], None]:
+        """What the forked child does to become the slot's user."""
+        if task.runtime == PROCESS:
+            return partial(_become_bare, self.identity)
+        return partial(become, self.identity)
 
     def launch(self, index: int, lease: ImageLease) -> Launch:
         """Raises RuntimeFailure."""
@@ -126,7 +145,7 @@ class Containers:
             "PROMINENCE_NODES": str(spec.nodes),
             "PROMINENCE_NODE_NUM": str(key.rank),
             "PROMINENCE_TASK_NUM": str(index),
-            MARK: f"{self._orders.cgroup}/{key}",
+            tree.MARK: f"{self._orders.cgroup}/{key}",
             **spec.env,
             **task.env,
             **self._orders.secret_env,
@@ -138,14 +157,26 @@ def _gigabytes(memory_mb: int) -> str:
     return str(memory_mb / 1024) if rest else str(whole)
 
 
+def _become_bare(identity: Identity) -> None:
+    """Without the account that container runtimes insist on, which costs more than a short program."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setresgid(identity.gid, identity.gid, identity.gid)
+        os.setresuid(identity.uid, identity.uid, identity.uid)
+    tree.forbid_new_privileges()
+
+
 def start(
-    launch: Launch, identity: Identity, outputs: tuple[int, int], group_files: tuple[Path, ...]
+    launch: Launch,
+    enter: Callable[[], None],
+    outputs: tuple[int, int],
+    group_files: tuple[Path, ...],
 ) -> int:
     """Fork the container's top process, leader of a session of its own; returns its pid."""
     pid = os.fork()
     if pid == 0:
         try:
-            _enter(launch, identity, outputs, group_files)
+            _run(launch, enter, outputs, group_files)
         except BaseException as error:  # noqa: BLE001 - a forked child must end here, whatever happens
             os.write(2, f"{launch.argv[0]}: {_why(error)}\n".encode())
         os._exit(127)
@@ -156,8 +187,11 @@ def _why(error: BaseException) -> str:
     return error.strerror or "error" if isinstance(error, OSError) else type(error).__name__
 
 
-def _enter(
-    launch: Launch, identity: Identity, outputs: tuple[int, int], group_files: tuple[Path, ...]
+def _run(
+    launch: Launch,
+    enter: Callable[[], None],
+    outputs: tuple[int, int],
+    group_files: tuple[Path, ...],
 ) -> NoReturn:
     os.setsid()
     os.dup2(outputs[0], 1)
@@ -165,7 +199,7 @@ def _enter(
     for file in group_files:
         with suppress(OSError):
             file.write_text("0")
-    become(identity)
+    enter()
     die_with_parent(signal.SIGKILL)
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)

@@ -15,6 +15,7 @@ from worker.complaints import Complaint
 from worker.files import boottime
 from worker.journal import Journal
 from worker.lease import Lease
+from worker.loops import Loop
 from worker.protocol import AttemptKey, Keys, Word, decode_word
 from worker.redis_link import REDIS_ERRORS
 from worker.up import Uplink
@@ -62,11 +63,11 @@ class Words:
             self._uplink.rewind(max(ack, self._journal.acknowledged))
 
 
-class CtlReader(threading.Thread):
+class CtlReader(Loop):
     """Reads the ctl stream, from its beginning after a start: old words do no harm."""
 
     def __init__(self, client: redis.Redis, keys: Keys, words: Words, uplink: Uplink) -> None:
-        super().__init__(name="ctl", daemon=True)
+        super().__init__("ctl")
         self._client = client
         self._stream = keys.ctl
         self._words = words
@@ -74,20 +75,19 @@ class CtlReader(threading.Thread):
         self._last = b"0"
         self._complaint = Complaint(logger, "control words not read")
 
-    def run(self) -> None:
-        while True:
-            try:
-                entries = self._read()
-            except REDIS_ERRORS as error:
-                self._complaint.say(error)
-                # What Redis lost may come with smaller ids.
-                self._last = b"0"
-                threading.Event().wait(RETRY_S)
-                continue
-            self._complaint.over()
-            for entry, fields in entries:
-                self._last = entry
-                self._apply(fields.get(b"d", b""))
+    def step(self) -> None:
+        try:
+            entries = self._read()
+        except REDIS_ERRORS as error:
+            self._complaint.say(error)
+            # What Redis lost may come with smaller ids.
+            self._last = b"0"
+            threading.Event().wait(RETRY_S)
+            return
+        self._complaint.over()
+        for entry, fields in entries:
+            self._last = entry
+            self._apply(fields.get(b"d", b""))
 
     def _read(self) -> list[tuple[bytes, dict[bytes, bytes]]]:
         answer = self._client.xread({self._stream: self._last}, count=COUNT, block=BLOCK_MS)

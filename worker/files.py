@@ -76,6 +76,9 @@ def read_or_none(path: Path) -> bytes | None:
 
 def wipe(path: Path) -> None:
     """Remove a tree that a job may have written, without following links. Idempotent."""
+    with suppress(OSError):
+        path.rmdir()  # most are empty
+        return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, onerror=_open_up_and_retry)
     else:

@@ -47,9 +47,6 @@ STOP_GRACE_S = 5.0
 PATIENCE_S = 10.0
 """Beyond the grace, before a shim that does not end its job is killed with it."""
 
-SETTLE_S = 0.03
-"""A job that ends this soon after its start is reported in one go."""
-
 INPUT_TRIES = 5
 RETRY_S = 1.0
 
@@ -105,7 +102,10 @@ class Running:
         with self.lock:
             if self.stop is not None:
                 return
-            write_atomic(self.dir.stop, msgspec.json.encode(stop), durable=False)
+            try:
+                write_atomic(self.dir.stop, msgspec.json.encode(stop), durable=False)
+            except OSError as error:  # without the file the shim still ends its job
+                logger.error("why %s stops cannot be told: %s", self.key, error)
             self.stop, self.stop_at = stop, boottime()
             self._signal(signal.SIGTERM)
         self.nudge()
@@ -302,9 +302,6 @@ class Jobs:
         ready = dict(poll.poll(int(timeout_s * 1000)))
         if running.wake in ready:
             os.eventfd_read(running.wake)
-        if running.pidfd not in ready and running.wake in ready and not running.started:
-            poll.unregister(running.wake)
-            ready = dict(poll.poll(int(SETTLE_S * 1000)))
         return running.pidfd in ready
 
     def _tell(self, running: Running) -> None:
@@ -314,7 +311,11 @@ class Jobs:
             return
         events = _news(running, status, last=len(status.tasks))
         if events:
-            self._journal.report(running.key, events, told=len(status.tasks))
+            try:
+                self._journal.report(running.key, events, told=len(status.tasks))
+            except sqlite3.Error as error:
+                logger.error("events of %s cannot be recorded: %s", running.key, error)
+                return
             running.started = True
             running.tasks_told = len(status.tasks)
 

@@ -23,6 +23,7 @@ from worker.handover import STREAMS
 from worker.inotify import Inotify
 from worker.layout import JobDir
 from worker.lines import Lines
+from worker.loops import Loop
 from worker.protocol import AttemptKey, LogEnd
 from worker.redis_link import REDIS_ERRORS
 
@@ -79,11 +80,11 @@ class _Job:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class OutputPump(threading.Thread):
+class OutputPump(Loop):
     """One thread for all jobs of the node; uploads have a few of their own."""
 
     def __init__(self, lines: Lines, *, window_bytes: int) -> None:
-        super().__init__(name="output", daemon=True)
+        super().__init__("output")
         self._client = lines.client
         self._keys = lines.keys
         self._api = lines.api
@@ -134,18 +135,17 @@ class OutputPump(threading.Thread):
             ends.append(self._close(stream, dropped=name in dropped))
         return ends[0], ends[1]
 
-    def run(self) -> None:
-        while True:
-            self._note(self._inotify.read(self._timeout_s()))
-            now = time.monotonic()
-            if now < self._redis_down_until:
-                time.sleep(EVERY_S)
-                continue
-            with self._lock:
-                jobs = list(self._jobs.values())
-            for job in jobs:
-                with job.lock:
-                    self._pump(job, now)
+    def step(self) -> None:
+        self._note(self._inotify.read(self._timeout_s()))
+        now = time.monotonic()
+        if now < self._redis_down_until:
+            time.sleep(EVERY_S)
+            return
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            with job.lock:
+                self._pump(job, now)
 
     # ---- following
 

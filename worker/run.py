@@ -4,7 +4,7 @@ Called by Celery, which may deliver a message twice or late, and in any order.
 """
 
 import logging
-import threading
+import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +16,7 @@ from worker.jobs import Jobs
 from worker.journal import State
 from worker.lease import Lease
 from worker.lines import Lines
+from worker.loops import Loop
 from worker.protocol import AttemptKey, EndReason, Fetched
 from worker.redis_link import REDIS_ERRORS
 from worker.slots import Admission, Need, TooLarge
@@ -79,10 +80,19 @@ class Runner:
                 time.sleep(RETRY_S)
                 continue
             self._no_claim.over()
-            granted = [key for key, offer in zip(keys, taken, strict=True) if offer is not None]
-            refused = [key for key, offer in zip(keys, taken, strict=True) if offer is None]
-            return self._journal.claim(granted, refused, "there was no offer to claim")
+            try:
+                return self._record_claim(keys, taken)
+            except sqlite3.Error as error:
+                logger.error("a claim cannot be recorded: %s", error)
+                time.sleep(RETRY_S)
         return []
+
+    def _record_claim(
+        self, keys: Sequence[AttemptKey], offers: Sequence[object]
+    ) -> list[AttemptKey]:
+        granted = [key for key, offer in zip(keys, offers, strict=True) if offer is not None]
+        refused = [key for key, offer in zip(keys, offers, strict=True) if offer is None]
+        return self._journal.claim(granted, refused, "there was no offer to claim")
 
     # ---- fetch
 
@@ -146,22 +156,31 @@ class Runner:
 
     def _give_up(self, keys: Sequence[AttemptKey], detail: str) -> None:
         for key in keys:
+            while not self._try_to_give_up(key, detail):
+                time.sleep(RETRY_S)
+
+    def _try_to_give_up(self, key: AttemptKey, detail: str) -> bool:
+        """False when the disk does not take it."""
+        try:
             if self._journal.give_up(key, detail):
                 logger.info("%s not started: %s", key, detail)
+        except sqlite3.Error as error:
+            logger.error("that %s does not start cannot be recorded: %s", key, error)
+            return False
+        return True
 
 
-class LeaseGuard(threading.Thread):
+class LeaseGuard(Loop):
     """Ends everything when the lease is over. The shims do so themselves; this is for those that hang."""
 
     def __init__(self, lease: Lease, jobs: Jobs) -> None:
-        super().__init__(name="lease", daemon=True)
+        super().__init__("lease")
         self._lease = lease
         self._jobs = jobs
 
-    def run(self) -> None:
-        while True:
-            left_s = self._lease.left_s
-            if left_s <= 0:
-                with suppress(OSError):
-                    self._jobs.stop_all(EndReason.LEASE_EXPIRED)
-            time.sleep(min(max(left_s, 1.0), 5.0))
+    def step(self) -> None:
+        left_s = self._lease.left_s
+        if left_s <= 0:
+            with suppress(OSError):
+                self._jobs.stop_all(EndReason.LEASE_EXPIRED)
+        time.sleep(min(max(left_s, 1.0), 5.0))

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,13 +30,20 @@ from worker.protocol import EndReason, TaskResult
 from worker.runtimes.base import Launch
 from worker.runtimes.errors import RuntimeFailure
 from worker.runtimes.identity import die_with_parent
+from worker.runtimes.select import PROCESS
 from worker.spool import Spool
 
 logger = logging.getLogger(__name__)
 
 WALLTIME_GRACE_S = 10.0
+SETTLE_S = 0.02
+"""A task that has ended by then needs no word of its start."""
+
 POLL_S = 5.0
 """Longest sleep: a suspended machine must notice an expired lease soon after it wakes."""
+
+RESULT_TRIES = 60
+"""A second apart: a full disk may get room when others end."""
 
 SIGINFO_BYTES = 128  # sizeof(struct signalfd_siginfo), signalfd(2)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -109,6 +117,7 @@ class Supervisor:
         self._group_files = self._group.create()
         self._tasks: list[TaskResult] = []
         self._started_at: float | None = None
+        self._status_due: float | None = None
         self._walltime_left = orders.spec.walltime_s
         self._over: JobOver | None = None
         self._kill_at: float | None = None
@@ -138,7 +147,8 @@ class Supervisor:
             if self._over:
                 break
             self._containers.check(task)
-            pull_s = self._prepare(index) if self._containers.needs_preparing(task) else -1.0
+            has_image = task.runtime != PROCESS
+            pull_s = self._prepare(index) if has_image else -1.0
             with self._containers.acquire(task) as lease:
                 result = self._run_task(index, lease, pull_s)
             self._tasks.append(result)
@@ -191,10 +201,10 @@ class Supervisor:
         launch = self._containers.launch(index, lease)
         self._usage = _Usage()
         begin = boottime()
-        pid = self._start(launch)
+        pid = self._start(index, launch)
         if self._started_at is None:
             self._started_at = begin
-            self._write_status()
+            self._status_due = begin + SETTLE_S
         status = self._wait(pid, walltime_s=self._walltime_left, signal_group=launch.signal_group)
         wall_s = boottime() - begin
         self._walltime_left -= wall_s
@@ -208,9 +218,10 @@ class Supervisor:
             max_rss_kb=self._usage.max_rss_kb,
         )
 
-    def _start(self, launch: Launch) -> int:
+    def _start(self, index: int, launch: Launch) -> int:
         outputs = (self._spools[0].write_end, self._spools[1].write_end)
-        return container.start(launch, self._containers.identity, outputs, self._group_files)
+        enter = self._containers.enter(self._orders.spec.tasks[index])
+        return container.start(launch, enter, outputs, self._group_files)
 
     # ---- waiting
 
@@ -225,6 +236,8 @@ class Supervisor:
                 ready = self._look(self._timeout_s(deadline))
                 if descriptor in ready:
                     return self._reap(pid)
+                if self._status_due is not None and boottime() >= self._status_due:
+                    self._write_status()
                 if deadline is not None and boottime() >= deadline and not self._over:
                     self._end_soon(JobOver(EndReason.WALLTIME), WALLTIME_GRACE_S)
                 self._push(pid, signal_group=signal_group)
@@ -235,6 +248,8 @@ class Supervisor:
     def _timeout_s(self, deadline: float | None) -> float:
         now = boottime()
         limits = [POLL_S, read_deadline(Path(self._orders.lease)) - now]
+        if self._status_due is not None:
+            limits.append(self._status_due - now)
         if deadline is not None and not self._over:
             limits.append(deadline - now)
         if self._kill_at is not None:
@@ -317,12 +332,14 @@ class Supervisor:
         """The last sweep: descendants, and on a node run by root whatever has the slot's uid."""
         self._kill_rest()
         if os.getuid() == 0:
-            os.waitpid(tree.fork_sweeper(self._orders.uid), 0)
+            tree.sweep_in_place(self._orders.uid)
             self._kill_rest()
 
     def _write_status(self) -> None:
+        self._status_due = None
         status = Status(started_at=self._started_at, tasks=tuple(self._tasks))
-        write_atomic(self._dir.status, msgspec.json.encode(status), durable=False)
+        with suppress(OSError):  # a full disk: the result will say it
+            write_atomic(self._dir.status, msgspec.json.encode(status), durable=False)
 
     def _write_result(self) -> None:
         over = self._over or JobOver(EndReason.FINISHED)
@@ -340,7 +357,15 @@ class Supervisor:
             ),
         )
         self._group.remove()
-        write_atomic(self._dir.result, msgspec.json.encode(result))
+        # It need not be durable: after a loss of power this attempt is dead anyway.
+        for _ in range(RESULT_TRIES):
+            try:
+                write_atomic(self._dir.result, msgspec.json.encode(result), durable=False)
+            except OSError as error:
+                logger.error("the result cannot be written: %s", error)
+                time.sleep(1.0)
+            else:
+                return
 
 
 def _in_child(action: Callable[[], msgspec.Struct], writer: int) -> None:

@@ -84,11 +84,12 @@ class Spawner:
     def __init__(self, node: str, keep: Sequence[int]) -> None:
         """`keep`: descriptors (the locks of our uids) that all shims shall inherit."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        argv = [sys.executable, "-m", __name__, node, str(theirs.fileno())]
+        inherited = [theirs.fileno(), *keep]
+        argv = [sys.executable, "-m", __name__, node, *map(str, inherited)]
         self._process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
-            pass_fds=[*keep, theirs.fileno()],
+            pass_fds=inherited,
             start_new_session=True,
             env={name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ},
             cwd=Path(__file__).parents[1],
@@ -115,9 +116,12 @@ class Spawner:
 
 
 def main(argv: Sequence[str]) -> None:
-    """`python -m worker.spawner NODE FD`."""
+    """`python -m worker.spawner NODE SOCKET LOCK...`, the latter numbers of descriptors."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     tree.name_process(spawner_name(argv[0]))
+    os.umask(0o022)  # images are for all slots; what is private says so
+    for number in argv[1:]:
+        os.set_inheritable(int(number), False)  # for shims, which fork; never for what they execute
     serve(socket.socket(fileno=int(argv[1])))
 
 

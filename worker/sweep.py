@@ -30,10 +30,10 @@ class StillRunning(Exception):
     """Something of an earlier life does not die: the node must not enrol."""
 
 
-def kill_everything(blocks: Sequence[Block], *, spare: int = 0) -> None:
+def kill_everything(blocks: Sequence[Block]) -> None:
     """Kill all shims and containers of this node, of whatever life, and wait until they are gone.
 
-    `spare` is the pid of a spawner to leave alone. Raises StillRunning.
+    The spawner too. Raises StillRunning.
     """
     names = {name(str(b.number)) for b in blocks for name in (shim_name, spawner_name)}
     uids = {uid for block in blocks for uid in block.uids} if os.getuid() == 0 else set()
@@ -41,7 +41,7 @@ def kill_everything(blocks: Sequence[Block], *, spare: int = 0) -> None:
 
     def remaining() -> list[int]:
         # Shims first: they would report what is done to their jobs.
-        shims = [pid for pid in tree.processes_named(names) if pid != spare]
+        shims = tree.processes_named(names)
         tree.kill_pids(shims)
         for group in groups:
             group.kill()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from worker.blocks import is_slot_uid
 
-PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
+PR_SET_NAME, PR_GET_SECUREBITS, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 15, 27, 36, 38
 SETTLE_S = 0.005
 """Between two looks at processes that were just killed."""
 
@@ -27,6 +27,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def name_process(name: str) -> None:
     """What /proc/PID/comm says: 15 bytes at most."""
     _libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+def forbid_new_privileges() -> None:
+    """From now on no program that is executed gains anything by its setuid bit. Inherited for good."""
+    _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def become_subreaper() -> None:
@@ -139,6 +144,26 @@ def _sweep(uid: int) -> int:
     with suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
     return 0
+
+
+def sweep_in_place(uid: int) -> None:
+    """The same from a single-threaded process of root that has no descendants left, without a fork.
+
+    It takes the slot's uid on for one system call. A process of that uid that is not its descendant
+    could kill it just then, and its job would count as lost; that is the worst that could happen.
+    """
+    if os.getresuid() != (0, 0, 0) or not is_slot_uid(uid):
+        raise ValueError(f"uid {uid} is not a slot's")
+    if _libc.prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) != 0:  # then a change of uid keeps capabilities
+        sweep_uids([uid])
+        return
+    os.setresuid(uid, uid, 0)
+    try:
+        if os.getresuid() == (uid, uid, 0):
+            with suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+    finally:
+        os.setresuid(0, 0, 0)
 
 
 def sweep_uids(uids: Collection[int]) -> None:

@@ -16,6 +16,7 @@ from worker.complaints import Complaint
 from worker.files import boottime
 from worker.journal import Journal
 from worker.lines import Lines
+from worker.loops import Loop
 from worker.protocol import Heartbeat, Up, Word, encode
 from worker.redis_link import REDIS_ERRORS, refuses_us
 
@@ -86,28 +87,27 @@ class Uplink:
             return beat
 
 
-class EventSender(threading.Thread):
+class EventSender(Loop):
     """Sends new events by Redis as they come."""
 
     def __init__(self, lines: Lines, uplink: Uplink) -> None:
-        super().__init__(name="events", daemon=True)
+        super().__init__("events")
         self._complaint = Complaint(logger, "events not sent by Redis")
         self._uplink = uplink
         self._journal = lines.journal
         self._client = lines.client
         self._stream = lines.keys.up
 
-    def run(self) -> None:
-        while True:
-            self._uplink.wake.wait()
-            self._uplink.wake.clear()
-            try:
-                while self._send():
-                    threading.Event().wait(LINGER_S)
-            except REDIS_ERRORS as error:
-                self._complaint.say(error)
-                threading.Event().wait(RETRY_S)
-                self._uplink.wake.set()
+    def step(self) -> None:
+        self._uplink.wake.wait()
+        self._uplink.wake.clear()
+        try:
+            while self._send():
+                threading.Event().wait(LINGER_S)
+        except REDIS_ERRORS as error:
+            self._complaint.say(error)
+            threading.Event().wait(RETRY_S)
+            self._uplink.wake.set()
 
     def _send(self) -> bool:
         before = self._uplink.sent
@@ -130,7 +130,7 @@ class Pulse:
     data: Path  # whose file system's free space is told
 
 
-class Heart(threading.Thread):
+class Heart(Loop):
     """Beats by Redis; when that fails or is not answered, by HTTPS, events included."""
 
     def __init__(
@@ -142,7 +142,7 @@ class Heart(threading.Thread):
         on_word: Callable[[Word], None],
         on_unauthorized: Callable[[Unauthorized, bool], None],
     ) -> None:
-        super().__init__(name="heart", daemon=True)
+        super().__init__("heart")
         self._uplink = uplink
         self._journal = lines.journal
         self._client = lines.client
@@ -156,14 +156,13 @@ class Heart(threading.Thread):
         self._on_unauthorized = on_unauthorized
         self._pause = threading.Event()
 
-    def run(self) -> None:
-        while True:
-            begin = boottime()
-            refused = not self._beat_by_redis()
-            silent_s = boottime() - self._uplink.answered_at
-            if refused or silent_s > SILENT_BEATS * self._pulse.every_s:
-                self._beat_by_https(redis_refused=self._refused)
-            self._pause.wait(max(0.0, self._pulse.every_s - (boottime() - begin)))
+    def step(self) -> None:
+        begin = boottime()
+        refused = not self._beat_by_redis()
+        silent_s = boottime() - self._uplink.answered_at
+        if refused or silent_s > SILENT_BEATS * self._pulse.every_s:
+            self._beat_by_https(redis_refused=self._refused)
+        self._pause.wait(max(0.0, self._pulse.every_s - (boottime() - begin)))
 
     def _beat_by_redis(self) -> bool:
         up = Up(heartbeat=self._heartbeat())

@@ -125,15 +125,28 @@ def test_jobs_cannot_see_each_other(side: OtherSide, machine: Machine) -> None:
     other = AttemptKey(8, 1)
     place = machine.job_dir(KEY).work
     shim = machine.shim_of(KEY)
-    script = f"id -u; cat {place}/mine; cat /proc/{shim}/environ; ls {machine.data.path}; cat {machine.data.enrolment}"
-    side.offer({other: shell(script + "; pkill -u 0 -f worker; exit 0")})
+    private = (
+        place / "mine",
+        f"/proc/{shim}/environ",
+        machine.data.enrolment,
+        machine.data.life(1).journal,
+    )
+    script = f"id -u; cat {' '.join(map(str, private))}; ls {machine.data.path}; "
+    side.offer({other: shell(script + "pkill -u 0 -f worker; exit 0")})
     wait_until(lambda: side.ended(other), 20, dump=machine.dump)
     said = side.log(other)
     assert len(said.split()) == 1
     assert said not in side.live(KEY)
-    assert side.log(other, "stderr").count(b"Permission denied") == 4
+    assert side.log(other, "stderr").count(b"Permission denied") == 5
     side.say(Word(stop=(KEY,)))
     wait_until(lambda: side.ended(KEY), 20, dump=machine.dump)
+
+
+def test_job_inherits_no_descriptor_of_the_node(side: OtherSide, machine: Machine) -> None:
+    run(side, machine, shell("ls -l /proc/self/fd"))
+    targets = [line.rpartition(b"-> ")[2] for line in side.log(KEY).splitlines() if b"->" in line]
+    assert [t for t in targets if not t.startswith((b"pipe:", b"/dev/null", b"/proc/"))] == []
+    assert len(targets) == 4
 
 
 def test_rest_of_a_batch_is_given_back_when_one_is_long(side: OtherSide, machine: Machine) -> None:
