@@ -16,13 +16,16 @@ from worker.protocol import key_prefix, redis_user
 
 logger = logging.getLogger(__name__)
 
-# What Celery's Redis transport, the streams and the claim need; nothing that lists or reads other keys.
+# Celery's Redis transport and the claim; on keys of other types only what streams need, so that a node cannot put a
+# string in a stream's place and break one XREAD over many nodes. Selectors: Redis 7 or Valkey.
 COMMANDS = (
     "+brpop +rpop +lpush +rpush +llen +zadd +zrem +zrange +zrevrangebyscore +hset +hget +hdel "
     "+sadd +srem +smembers +set +get +getdel +del +exists +expire +pexpire +evalsha +eval "
     "+script|load +multi +exec +watch +unwatch +discard +ping +select +auth +hello "
-    "+client|setname +client|id +echo +xadd +xread +xtrim +xrange +xlen +xdel"
+    "+client|setname +client|id +echo"
 )
+KEYS = "~{0}jobs* ~{0}offer:* ~{0}unacked* ~{0}_kombu*"
+STREAMS = "(~{0}up ~{0}ctl ~{0}out:* +xadd +xread +xtrim +xrange +xrevrange +xlen)"
 # Known to Redis from 7.2 on and to Valkey; an older server refuses a rule that names it.
 NEWER_COMMANDS = " +client|setinfo"
 
@@ -40,8 +43,11 @@ def create_users(incarnations: Iterable[Incarnation]) -> None:
 def _set_users(rows: Iterable[Incarnation], commands: str) -> None:
     pipe = server_redis().pipeline(transaction=False)
     for row in rows:
-        rules = f"reset on #{row.redis_password_hash} resetkeys resetchannels -@all ~{key_prefix(row.pk)}* {commands}"
-        pipe.execute_command("ACL", "SETUSER", redis_user(row.pk), *rules.split())
+        prefix = key_prefix(row.pk)
+        rules = (
+            f"reset on #{row.redis_password_hash} -@all {KEYS.format(prefix)} {commands}".split()
+        )
+        pipe.execute_command("ACL", "SETUSER", redis_user(row.pk), *rules, STREAMS.format(prefix))
     pipe.execute()
 
 

@@ -86,15 +86,17 @@ def release(ended: Sequence[Placement]) -> None:
 
 def _release_on(incarnation_id: int, ended: Sequence[Placement]) -> None:
     waiting = _uncharged(incarnation_id) if any(p.batch for p in ended) else []
+    charged = _charged_batches({p.batch for p in waiting})
     heirs: list[int] = []
     freed = NOTHING
     ahead = sum(not placement.charged for placement in ended)
     for placement in (p for p in ended if p.charged):
-        heir = _heir(placement, waiting)
+        heir = _heir(placement, waiting, charged)
         if heir is None:
             freed = freed.plus(amount_of(placement))
         else:
             waiting.remove(heir)
+            charged.add(heir.batch)
             heirs.append(heir.pk)
             ahead += 1
     Placement.objects.filter(pk__in=heirs).update(charged=True)
@@ -103,27 +105,23 @@ def _release_on(incarnation_id: int, ended: Sequence[Placement]) -> None:
 
 def _uncharged(incarnation_id: int) -> list[Placement]:
     """Live placements that wait ahead on this node: bounded by the look-ahead limit."""
-    return list(
-        Placement.objects.filter(incarnation=incarnation_id, live=True, charged=False).order_by(
-            "pk"
-        )
-    )
+    waiting = Placement.objects.filter(incarnation=incarnation_id, live=True, charged=False)
+    return list(waiting.order_by("pk"))
 
 
-def _heir(ended: Placement, waiting: Sequence[Placement]) -> Placement | None:
-    """Who gets the charge: the next of its batch, else the first of a batch with the same needs and no charge."""
+def _charged_batches(batches: set[str]) -> set[str]:
+    """Those of the batches that have a slot."""
+    if not batches:
+        return set()
+    live = Placement.objects.filter(batch__in=batches, live=True, charged=True)
+    return set(live.values_list("batch", flat=True))
+
+
+def _heir(ended: Placement, waiting: Sequence[Placement], charged: set[str]) -> Placement | None:
+    """Who gets the charge: the next of its batch, else the first of a batch with the same needs and no slot."""
     for candidate in waiting:
         if candidate.batch and candidate.batch == ended.batch:
             return candidate
-    charged = (
-        set(
-            Placement.objects.filter(
-                batch__in={p.batch for p in waiting}, live=True, charged=True
-            ).values_list("batch", flat=True)
-        )
-        if waiting
-        else set()
-    )
     for candidate in waiting:
         if candidate.batch not in charged and amount_of(candidate) == amount_of(ended):
             return candidate

@@ -17,6 +17,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from clouds import accounts, lifecycle
+from clouds.cleaning import clean_text
 from clouds.models import EnrolToken, Incarnation, Node, Site
 from clouds.states import IncarnationStatus
 from prominence.bus import announce_nodes, announce_queued
@@ -25,6 +26,8 @@ from worker.protocol import Enrolment, EnrolRequest, redis_user
 logger = logging.getLogger(__name__)
 
 TOKEN_LIFE_S = 3600.0
+MAXIMUM_AMOUNT = 2**31 - 1  # of CPUs or MB: what an integer column holds
+TEXT = 128
 
 
 class EnrolmentRefused(Exception):
@@ -66,7 +69,8 @@ def create_enrol_token(*, name: str, site: str, life_s: float = TOKEN_LIFE_S) ->
 
 def enrol(request: EnrolRequest) -> Enrolment:
     """Make a new incarnation; whatever this node was before is dead. Raises EnrolmentRefused, redis.RedisError."""
-    node = _admit(request)
+    boot = clean_text(request.boot, TEXT)
+    node = _admit(request, boot)
     old = list(Incarnation.objects.filter(node=node).exclude(status=IncarnationStatus.DEAD))
     for incarnation in old:
         lifecycle.salvage(incarnation)
@@ -77,16 +81,18 @@ def enrol(request: EnrolRequest) -> Enrolment:
         Node.objects.filter(pk=node.pk).update(key_hash=digest(made.key))
         row = Incarnation.objects.create(
             node=node,
-            boot=request.boot[:128],
-            hostname=request.hostname[:255],
+            boot=boot,
+            hostname=clean_text(request.hostname, TEXT),
             token_hash=digest(made.node_token),
             redis_password_hash=digest(made.password),
-            runtimes=request.runtimes,
+            runtimes={
+                clean_text(k, TEXT): clean_text(v, TEXT) for k, v in request.runtimes.items()
+            },
             isolated=request.isolated,
+            lease_s=settings.CONFIG.lease_s,
             **_capacity(request),
         )
     accounts.create_users([row])
-    lifecycle.clear([incarnation.pk for incarnation in old])
     announce_nodes()
     announce_queued([])
     logger.info("node %s enrolled as incarnation %s", node.name, row.pk)
@@ -95,16 +101,17 @@ def enrol(request: EnrolRequest) -> Enrolment:
 
 def _capacity(request: EnrolRequest) -> dict[str, int]:
     capacity = request.capacity
-    if min(capacity.cpus, capacity.memory_mb, capacity.disk_mb) < 1:
-        raise EnrolmentRefused("capacity must be at least 1 CPU, 1 MB of memory and 1 MB of disk")
+    amounts = (capacity.cpus, capacity.memory_mb, capacity.disk_mb)
+    if min(amounts) < 1 or max(amounts) > MAXIMUM_AMOUNT:
+        raise EnrolmentRefused(f"CPUs, MB of memory and MB of disk must be 1 to {MAXIMUM_AMOUNT}")
     values = {"cpus": capacity.cpus, "memory_mb": capacity.memory_mb, "disk_mb": capacity.disk_mb}
     return {**values, **{f"{name}_free": value for name, value in values.items()}}
 
 
-def _admit(request: EnrolRequest) -> Node:
+def _admit(request: EnrolRequest, boot: str) -> Node:
     """The node that the token or key stands for."""
     if request.token:
-        return _admit_by_token(request.token, request.boot)
+        return _admit_by_token(request.token, boot)
     if request.key:
         nodes = Node.objects.filter(key_hash=digest(request.key), revoked_at__isnull=True)
         if node := nodes.select_related("site").first():
@@ -121,7 +128,10 @@ def _admit_by_token(token: str, boot: str) -> Node:
         mine.update(refused_uses=F("refused_uses") + 1)
         logger.warning("an enrolment token was refused")
         raise EnrolmentRefused("this enrolment token is not known, was used or has expired")
-    return Node.objects.select_related("site").get(pk=mine.values_list("node_id", flat=True).get())
+    node = Node.objects.select_related("site").get(enrol_tokens__token_hash=digest(token))
+    if node.revoked_at is not None:
+        raise EnrolmentRefused("this node was revoked")
+    return node
 
 
 def _answer(node: Node, row: Incarnation, made: _Secrets) -> Enrolment:

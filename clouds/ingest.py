@@ -1,48 +1,36 @@
 """What nodes say, into the database: events in batches, heartbeats, acknowledgements.
 
-Owns `apply`, used by both paths (the Redis loop here and HTTPS in `node_api`), and `Incarnation.acknowledged` and
-`heard_at`. A node is not trusted: what it says counts only for attempts placed on that incarnation, in the order of its
-sequence numbers, once. Words back (acknowledgement, lease renewal, stops) go out after commit.
+Owns `apply`, used by both paths (the Redis loop in `ingest_loop` and HTTPS in `node_api`), and `Incarnation`'s
+`acknowledged`, `heard_at` and `faults`. A node is not trusted: what it says counts only for live attempts placed on
+that incarnation, in the order of its sequence numbers, once; and nothing it says may stop another from being heard.
 """
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
-import msgspec
-from django.db import transaction
+from django.db import DatabaseError, OperationalError, transaction
 from django.db.models.functions import Now
 
-from clouds import offers
+from clouds.cleaning import bare_end, clean_event, is_key
 from clouds.models import Incarnation
 from clouds.reading import to_reports
 from clouds.states import ALIVE
 from jobs.kinds import note_runs
 from jobs.models import Placement
 from jobs.output import store_piece
-from jobs.reports import Report
-from jobs.states import AttemptStatus
+from jobs.reports import EndReport, Report
+from jobs.states import REASONS, AttemptStatus, Fault
 from jobs.transition import apply_reports
-from prominence.bus import NODES, server_redis
-from prominence.streams import Entry, read_streams
-from worker.protocol import (
-    AttemptKey,
-    Ended,
-    Event,
-    Heartbeat,
-    Keys,
-    Up,
-    Word,
-    decode_up,
-    key_prefix,
-    redis_user,
-)
+from worker.protocol import AttemptKey, Ended, Event, Heartbeat, Up, Word
 
 logger = logging.getLogger(__name__)
 
-ENTRIES = 200  # per node and read
-NEW_NODES_S = 1.0  # how long a node that enrolled may wait until it is read first
+# A node that fails jobs gets a pause that doubles, up to this.
+SHUN_MAXIMUM_S = 600
+# What a batch may do to the database that is the fault of its contents, not of the database.
+_DATA_PROBLEMS = (DatabaseError, ValueError, OverflowError, ArithmeticError, TypeError)
 
 
 @dataclass(slots=True)
@@ -61,10 +49,45 @@ class Heard:
 
 
 def apply(heard: Mapping[int, Heard]) -> dict[int, Word]:
-    """Apply what incarnations said, in one transaction; returns the words to answer with.
+    """Apply what incarnations said; returns the words to answer with.
 
-    An incarnation that is fenced or dead is not answered and not heard (absent from the result).
+    One transaction; if something in it cannot be stored, one for each incarnation, and then one for each event. An
+    incarnation that is fenced or dead is not heard and not answered (absent from the result).
+
+    Raises:
+        OperationalError: the database is away or busy; nothing of the last part was applied.
     """
+    try:
+        return _apply(heard)
+    except OperationalError:
+        raise
+    except _DATA_PROBLEMS as error:
+        logger.error("a batch of node events was refused: %s: %s", type(error).__name__, error)
+    words: dict[int, Word] = {}
+    for incarnation, mine in heard.items():
+        words |= _apply_event_by_event(incarnation, mine)
+    return words
+
+
+def _apply_event_by_event(incarnation: int, heard: Heard) -> dict[int, Word]:
+    """Find the event that cannot be stored and replace it by what is known: that it ended, or nothing."""
+    for event in heard.events():
+        try:
+            _apply({incarnation: Heard([Up(events=(event,))])})
+        except OperationalError:
+            raise
+        except _DATA_PROBLEMS:
+            logger.exception("event %s of incarnation %s is left out", event.seq, incarnation)
+            if isinstance(event, Ended):
+                _apply({incarnation: Heard([Up(events=(bare_end(event),))])})
+            else:
+                Incarnation.objects.filter(pk=incarnation, acknowledged=event.seq - 1).update(
+                    acknowledged=event.seq
+                )
+    return _apply({incarnation: Heard([Up(heartbeat=heard.heartbeat())])})
+
+
+def _apply(heard: Mapping[int, Heard]) -> dict[int, Word]:
     with transaction.atomic():
         rows = list(
             Incarnation.objects.select_for_update()
@@ -75,17 +98,15 @@ def apply(heard: Mapping[int, Heard]) -> dict[int, Word]:
         reports: list[Report] = []
         for row in rows:
             fresh = _in_sequence(heard[row.pk].events(), row.acknowledged)
+            mine = _accept(row, fresh) if fresh else []
+            reports += mine
             if fresh:
-                reports += _accept(row, fresh)
                 row.acknowledged = fresh[-1].seq
-            words[row.pk] = _answer(row, heard[row.pk])
+            _note_contact(row, heard[row.pk].heartbeat(), progress=bool(fresh), reports=mine)
+            words[row.pk] = _answer(row, heard[row.pk].heartbeat())
         if reports:
             apply_reports(reports, actor="node")
             note_runs(reports)
-        for row in rows:
-            Incarnation.objects.filter(pk=row.pk).update(
-                acknowledged=row.acknowledged, heard_at=Now()
-            )
     return words
 
 
@@ -94,33 +115,38 @@ def _in_sequence(events: Sequence[Event], acknowledged: int) -> list[Event]:
     fresh = []
     for event in events:
         if event.seq == acknowledged + 1:
-            fresh.append(event)
+            fresh.append(clean_event(event))
             acknowledged += 1
     return fresh
 
 
 def _accept(row: Incarnation, events: Sequence[Event]) -> list[Report]:
-    """Reports on attempts that are placed on this incarnation, with the ends of their logs stored."""
-    mine = _placed({event.key for event in events}, row.pk)
-    accepted = [event for event in events if event.key in mine]
+    """Reports on live attempts of this incarnation, each to its end, with the ends of their logs stored."""
+    live = _live({event.key for event in events if is_key(event.key)}, row.pk)
+    accepted: list[Event] = []
     for event in events:
-        if event.key not in mine:
-            logger.warning("incarnation %s spoke of %s, which is not its own", row.pk, event.key)
-    for event in accepted:
+        if event.key not in live:
+            logger.info(
+                "incarnation %s spoke of %s, which is not its: no effect", row.pk, event.key
+            )
+            continue
+        accepted.append(event)
         if isinstance(event, Ended):
+            live.discard(event.key)
             _store_tails(event)
     return to_reports(accepted)
 
 
-def _placed(keys: set[AttemptKey], incarnation: int) -> set[AttemptKey]:
-    """Those of the keys that were ever placed on this incarnation. One query."""
+def _live(keys: set[AttemptKey], incarnation: int) -> set[AttemptKey]:
+    """Those of the keys that are placed on this incarnation and have not ended. One query."""
     rows = Placement.objects.filter(
-        incarnation=incarnation, attempt__job__in={key.job for key in keys}
+        incarnation=incarnation, live=True, attempt__job__in={key.job for key in keys}
     ).values_list("attempt__job_id", "attempt__number", "rank")
     return keys & {AttemptKey(*row) for row in rows}
 
 
 def _store_tails(event: Ended) -> None:
+    """Tails are short (`cleaning`), so they are rows of this transaction, never objects."""
     for stream, end in (("stdout", event.stdout), ("stderr", event.stderr)):
         if end.tail:
             store_piece(
@@ -133,8 +159,30 @@ def _store_tails(event: Ended) -> None:
             )
 
 
-def _answer(row: Incarnation, heard: Heard) -> Word:
-    beat = heard.heartbeat()
+def _note_contact(
+    row: Incarnation, beat: Heartbeat | None, *, progress: bool, reports: Sequence[Report]
+) -> None:
+    """Contact is a heartbeat of a node that is understood: one whose events never arrive is as good as silent."""
+    values: dict[str, object] = {"acknowledged": row.acknowledged, **_faults(row, reports)}
+    if beat is not None and (progress or beat.last_seq <= row.acknowledged):
+        values["heard_at"] = Now()
+    Incarnation.objects.filter(pk=row.pk).update(**values)
+
+
+def _faults(row: Incarnation, reports: Sequence[Report]) -> dict[str, object]:
+    """Node faults in a row: each doubles the time in which the node gets nothing new; a finished job clears them."""
+    faults = row.faults
+    for report in reports:
+        if isinstance(report, EndReport):
+            at_fault = REASONS[report.reason].fault is Fault.NODE
+            faults = faults + 1 if at_fault else 0
+    if faults == row.faults:
+        return {}
+    pause = min(2 ** min(faults, 20), SHUN_MAXIMUM_S) if faults > 1 else 0
+    return {"faults": faults, "shunned_until": Now() + timedelta(seconds=pause) if pause else None}
+
+
+def _answer(row: Incarnation, beat: Heartbeat | None) -> Word:
     if beat is None:
         return Word(ack=row.acknowledged)
     return Word(answers=beat.number, ack=row.acknowledged, stop=_unwanted(row, beat))
@@ -144,7 +192,7 @@ def _unwanted(row: Incarnation, beat: Heartbeat) -> tuple[AttemptKey, ...]:
     """What the node should end, judged against its full snapshot.
 
     Held but over or to be deleted: kill it. Begun by our records but not held: ask for a void, which makes the node's
-    word on it; nothing is offered anew before that.
+    word on it; nothing is offered anew before that. A snapshot older than what we know proves nothing.
     """
     held = {item.key: item.phase for item in beat.held}
     live = Placement.objects.filter(incarnation=row.pk, live=True).values_list(
@@ -154,84 +202,9 @@ def _unwanted(row: Incarnation, beat: Heartbeat) -> tuple[AttemptKey, ...]:
     for job, number, rank, status, delete_requested in live:
         key = AttemptKey(job, number, rank)
         missing = key not in held and status != AttemptStatus.ASSIGNED
-        if delete_requested is not None or (missing and beat.last_seq <= row.acknowledged):
+        if delete_requested is not None or (missing and beat.last_seq == row.acknowledged):
             stop.append(key)
         else:
             wanted.add(key)
     over = [k for k, phase in held.items() if k not in wanted and phase != "ended"]
     return tuple({*stop, *over})
-
-
-class Ingest:
-    """The loop that reads the up-streams of all living nodes."""
-
-    name = "ingest"
-    idle_s = 1.0
-
-    def __init__(self) -> None:
-        self._positions: dict[int, bytes] = {}
-        self._listed = 0.0
-        self._rung = b"0"
-        self._read: list[tuple[int, list[Entry]]] = []
-
-    def start(self) -> None:
-        """Begin every stream at its start: what was applied before is known by its sequence numbers."""
-        self._positions = {}
-        self._listed = 0.0
-        self._list_nodes()
-
-    def _list_nodes(self) -> None:
-        if time.monotonic() - self._listed < NEW_NODES_S:
-            return
-        self._listed = time.monotonic()
-        alive = Incarnation.objects.filter(status__in=ALIVE).values_list("pk", flat=True)
-        self._positions = {pk: self._positions.get(pk, b"0") for pk in alive}
-
-    def wait(self, timeout_s: float) -> None:
-        """Block until a node says something, at most `timeout_s`."""
-        self._list_nodes()
-        streams = {Keys(key_prefix(pk)).up: last for pk, last in self._positions.items()}
-        streams[NODES] = self._rung
-        answer = read_streams(streams, count=ENTRIES, block_s=timeout_s)
-        if rung := answer.pop(NODES, None):
-            self._rung = rung[-1][0]
-            self._listed = 0.0
-        self._read = [(_incarnation(name), entries) for name, entries in answer.items()]
-
-    def step(self) -> None:
-        """Apply what was read, answer, and cut the streams."""
-        heard = {pk: Heard(_decode(pk, entries)) for pk, entries in self._read}
-        if heard:
-            words = apply(heard)
-            offers.tell(words)
-            self._cut()
-        self._read = []
-
-    def _cut(self) -> None:
-        pipe = server_redis().pipeline(transaction=False)
-        for pk, entries in self._read:
-            last = entries[-1][0]
-            self._positions[pk] = last
-            pipe.xtrim(Keys(key_prefix(pk)).up, minid=_after(last), approximate=False)
-        pipe.execute()
-
-
-def _after(entry_id: bytes) -> str:
-    """The smallest stream id behind this one."""
-    milliseconds, _, sequence = entry_id.decode().partition("-")
-    return f"{milliseconds}-{int(sequence) + 1}"
-
-
-def _incarnation(stream: str) -> int:
-    """The number in `n.<number>:up`."""
-    return int(stream.partition(".")[2].partition(":")[0])
-
-
-def _decode(incarnation: int, entries: Sequence[Entry]) -> list[Up]:
-    ups = []
-    for _, fields in entries:
-        try:
-            ups.append(decode_up(fields.get(b"d", b"")))
-        except msgspec.MsgspecError as error:
-            logger.warning("%s sent something unreadable: %s", redis_user(incarnation), error)
-    return ups

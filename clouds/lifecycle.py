@@ -5,15 +5,17 @@ more lease, store what its streams still hold, and only then declare its attempt
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from itertools import chain, islice
 
-import msgspec
 import redis
 from django.db import transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from clouds import accounts, ingest
+from clouds.ingest_loop import read_ups
 from clouds.models import Incarnation, Node
 from clouds.states import ALIVE, IncarnationStatus
 from jobs.models import Placement, Stream
@@ -23,45 +25,49 @@ from jobs.states import Reason
 from jobs.transition import apply_reports
 from prominence.bus import server_redis
 from prominence.streams import walk_stream
-from worker.protocol import AttemptKey, Keys, decode_up, key_prefix
+from worker.protocol import AttemptKey, Keys, key_prefix
 
 logger = logging.getLogger(__name__)
 
 PAGE = 256
 
 
-def fence_silent(*, lease_s: float) -> list[int]:
-    """Fence incarnations not heard of for a lease; returns those fenced now.
+def fence_silent() -> list[int]:
+    """Fence incarnations not heard of for their lease; returns those fenced now.
 
     Committed first, then their Redis users are taken away. The caller makes sure that ingest has read all this time.
     """
-    silent = Incarnation.objects.filter(
-        status__in=ALIVE, heard_at__lt=Now() - timedelta(seconds=lease_s)
-    )
-    fenced = [
-        pk
-        for pk in list(silent.values_list("pk", flat=True))
-        if silent.filter(pk=pk).update(status=IncarnationStatus.FENCED, fenced_at=Now())
-    ]
+    fenced = []
+    for silent in _overdue("heard_at", status__in=ALIVE):
+        fenced += [
+            pk
+            for pk in list(silent.values_list("pk", flat=True))
+            if silent.filter(pk=pk).update(status=IncarnationStatus.FENCED, fenced_at=Now())
+        ]
     if fenced:
-        logger.warning("incarnations %s are silent for a lease: fenced", fenced)
+        logger.warning("incarnations %s are silent for their lease: fenced", fenced)
         accounts.remove_users(fenced)
     return fenced
 
 
-def bury_fenced(*, lease_s: float) -> list[int]:
+def bury_fenced() -> list[int]:
     """Incarnations fenced for a whole lease are dead: their node has ended everything by itself."""
-    due = Incarnation.objects.filter(
-        status=IncarnationStatus.FENCED, fenced_at__lt=Now() - timedelta(seconds=lease_s)
-    )
     buried = []
-    for row in due:
+    for row in chain(*_overdue("fenced_at", status=IncarnationStatus.FENCED)):
         salvage(row)
         with transaction.atomic():
             _bury(_lock([row.pk]), detail="the node was silent for its lease")
         buried.append(row.pk)
-    clear(buried)
     return buried
+
+
+def _overdue(moment: str, **state: object) -> list[QuerySet[Incarnation]]:
+    """Incarnations in this state whose own lease has passed since `moment`: a set for each lease ever given."""
+    rows = Incarnation.objects.filter(**state)
+    return [
+        rows.filter(lease_s=lease_s, **{f"{moment}__lt": Now() - timedelta(seconds=lease_s)})
+        for lease_s in rows.values_list("lease_s", flat=True).distinct()
+    ]
 
 
 def bury_others(node: Node, *, detail: str) -> None:
@@ -120,12 +126,8 @@ def salvage(row: Incarnation) -> None:
 
 def _drain(row: Incarnation) -> None:
     """A fenced incarnation's words have no effect any more; `ingest.apply` sees to that."""
-    ups = []
-    for _, fields in walk_stream(Keys(key_prefix(row.pk)).up, after="0-0", page=PAGE):
-        try:
-            ups.append(decode_up(fields.get(b"d", b"")))
-        except msgspec.MsgspecError:
-            continue
+    entries = list(walk_stream(Keys(key_prefix(row.pk)).up, after="0-0", page=PAGE))
+    ups = read_ups(row.pk, entries)
     if ups:
         ingest.apply({row.pk: ingest.Heard(ups)})
 
@@ -145,16 +147,30 @@ def _store_stream(row: Incarnation, key: AttemptKey, stream: str) -> None:
         start = end
 
 
-def clear(incarnation_ids: Iterable[int]) -> None:
-    """Remove users and key spaces of dead incarnations. Idempotent; errors are logged and tried again by the sweep."""
-    ids = list(incarnation_ids)
+def clear_dead(*, limit: int = 1000) -> None:
+    """Remove users and key spaces of the dead: one pass over Redis for all of them. Idempotent.
+
+    Raises:
+        redis.RedisError: some are left for the next time.
+    """
+    dead = Incarnation.objects.filter(status=IncarnationStatus.DEAD, cleared_at__isnull=True)
+    ids = set(dead.order_by("dead_at").values_list("pk", flat=True)[:limit])
     if not ids:
         return
-    try:
-        accounts.remove_users(ids)
-        for pk in ids:
-            keys = list(server_redis().scan_iter(match=f"{key_prefix(pk)}*", count=1000))
-            if keys:
-                server_redis().unlink(*keys)
-    except redis.RedisError as error:
-        logger.warning("key spaces of %s not cleared: %s", ids, error)
+    accounts.remove_users(ids)
+    for page in _pages(server_redis().scan_iter(match="n.*", count=1000)):
+        mine = [name for name in page if _incarnation_of(name) in ids]
+        if mine:
+            server_redis().unlink(*mine)
+    Incarnation.objects.filter(pk__in=ids).update(cleared_at=Now())
+
+
+def _pages(names: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while page := list(islice(names, PAGE)):
+        yield page
+
+
+def _incarnation_of(key: bytes) -> int | None:
+    """The number in `n.<number>:…`."""
+    number = key[2:].partition(b":")[0]
+    return int(number) if number.isdigit() else None

@@ -102,7 +102,6 @@ class Loop:
                 self._turn()
             except (DatabaseError, redis.RedisError, OSError) as error:
                 logger.warning("%s: %s: %s", self.work.name, type(error).__name__, error)
-                self._leading = False
                 close_old_connections()
                 self.stop.wait(PAUSE_S)
 
@@ -110,14 +109,15 @@ class Loop:
         if not self._leadership.held():
             self._leading = False
             self.stop.wait(1.0)
-            return
-        if not self._leading:
+        elif not self._leading:
             self.work.start()
             self._leading = True
+            self.work.step()
         else:
             self.work.wait(self.work.idle_s)
-        self.work.step()
-        server_redis().set(f"{BEAT}{self.work.name}", str(time.time()), ex=BEAT_TTL_S)
+            self.work.step()
+            # Only now: a loop whose waiting fails has proved nothing.
+            server_redis().set(f"{BEAT}{self.work.name}", str(time.time()), ex=BEAT_TTL_S)
 
 
 class Doorbell:

@@ -45,6 +45,9 @@ class EnrolToken(models.Model):
     refused_uses = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField(db_default=Now())
 
+    class Meta:
+        verbose_name = "enrolment token"
+
     def __str__(self) -> str:
         return f"for {self.node_id}"
 
@@ -53,6 +56,8 @@ class Incarnation(models.Model):
     """One life of a node, from an enrolment to the next: own Redis user, key space, numbering and acknowledgement.
 
     `*_free` are maintained with guarded updates and never go below 0; `ahead` counts uncharged live placements.
+    `lease_s` is the lease this life was given. `faults`: node faults in a row, for which it is shunned for a while.
+    `cleared_at`: when its Redis user and key space were removed.
     """
 
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="incarnations")
@@ -73,9 +78,13 @@ class Incarnation(models.Model):
     runtimes = models.JSONField(default=dict)
     isolated = models.BooleanField(default=False)
     acknowledged = models.BigIntegerField(default=0)
+    lease_s = models.FloatField()
+    faults = models.PositiveIntegerField(default=0)
+    shunned_until = models.DateTimeField(null=True, blank=True)
     heard_at = models.DateTimeField(db_default=Now())
     fenced_at = models.DateTimeField(null=True, blank=True)
     dead_at = models.DateTimeField(null=True, blank=True)
+    cleared_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -90,7 +99,12 @@ class Incarnation(models.Model):
                 fields=["status"],
                 name="incarnation_alive",
                 condition=~Q(status=IncarnationStatus.DEAD),
-            )
+            ),
+            models.Index(
+                fields=["dead_at"],
+                name="incarnation_uncleared",
+                condition=Q(status=IncarnationStatus.DEAD, cleared_at__isnull=True),
+            ),
         ]
 
     def __str__(self) -> str:

@@ -20,13 +20,14 @@ from typing import TypeVar
 import msgspec
 import redis
 from django.conf import settings
-from django.db import DatabaseError
+from django.db import DatabaseError, DataError
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods
 
 from clouds import ingest
+from clouds.cleaning import is_key
 from clouds.enrolment import EnrolmentRefused, enrol, incarnation_of_token
 from clouds.models import Incarnation
 from clouds.states import ALIVE
@@ -75,6 +76,8 @@ def _view(view: NodeView) -> NodeView:
             return view(request, **kwargs)
         except _Refused as refused:
             return _answer(NodeError(error=str(refused), code=refused.code), refused.status)
+        except (DataError, OverflowError) as error:
+            return _answer(NodeError(error=f"a value is out of range: {error}"), 400)
         except (redis.RedisError, DatabaseError, OSError) as error:
             logger.warning("%s %s: %s", request.method, request.path, error)
             return _answer(NodeError(error="try again later", code="unavailable"), 503)
@@ -96,7 +99,7 @@ def _speaker(request: HttpRequest) -> Incarnation:
 def _read(request: HttpRequest, kind: type[Message]) -> Message:
     try:
         return msgspec.json.decode(request.body, type=kind)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError, MemoryError) as error:  # msgspec's errors are ValueErrors
         raise _Refused(400, f"unreadable {kind.__name__}: {error}") from error
 
 
@@ -123,7 +126,7 @@ def heartbeat_view(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["POST"])
 def fetch_view(request: HttpRequest) -> HttpResponse:
     row = _speaker(request)
-    wanted = _read(request, FetchRequest).keys
+    wanted = [key for key in _read(request, FetchRequest).keys if is_key(key)]
     placements = {
         AttemptKey(p.attempt.job_id, p.attempt.number, p.rank): p
         for p in Placement.objects.filter(
@@ -151,6 +154,8 @@ def _placed(row: Incarnation, key_text: str, *, live: bool) -> tuple[AttemptKey,
         key = AttemptKey.parse(key_text)
     except ValueError as error:
         raise _Refused(400, f"{key_text!r} is not job.attempt.rank") from error
+    if not is_key(key):
+        raise _Refused(400, f"{key_text!r} is out of range")
     placements = Placement.objects.filter(
         incarnation=row.pk, attempt__job=key.job, attempt__number=key.attempt, rank=key.rank
     )
@@ -179,8 +184,10 @@ def log_view(request: HttpRequest, key: str, stream: str) -> HttpResponse:
     row = _speaker(request)
     parsed, placement = _placed(row, key, live=True)
     offset = request.GET.get("offset", "")
-    if stream not in Stream.values or not offset.isdigit():
+    if stream not in Stream.values or not (offset.isascii() and offset.isdigit()):
         raise _Refused(400, "PUT …/stdout|stderr?offset=N")
+    if len(offset) > 16 or int(offset) + len(request.body) > settings.CONFIG.log_cap_bytes:
+        raise _Refused(413, f"a log may have {settings.CONFIG.log_cap_bytes} bytes")
     store_piece(
         job_id=parsed.job,
         attempt=parsed.attempt,

@@ -4,19 +4,17 @@ Owns publication; must not be called inside a transaction. Everything here may b
 takes an offer once and keeps a journal. Rows of the outbox stay until their effect is seen (`jobs.transition`).
 """
 
+import base64
+import json
 import logging
-import time
-from collections import OrderedDict
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from threading import Lock
 
 import redis
 from celery import Celery
-from django.conf import settings
-from kombu.connection import Connection
 
 from clouds.models import Incarnation
-from clouds.states import IncarnationStatus
+from clouds.states import ALIVE
 from jobs import outbox
 from jobs.models import Outbox, Placement
 from jobs.reports import Opened
@@ -28,7 +26,6 @@ from worker.protocol import (
     AttemptKey,
     Keys,
     Offer,
-    RunMessage,
     Word,
     encode,
     key_prefix,
@@ -37,8 +34,9 @@ from worker.protocol import (
 logger = logging.getLogger(__name__)
 
 CTL_LENGTH = 1000
-# Connections to the key spaces of the nodes most recently spoken to.
-CONNECTIONS = 256
+OFFER_LIFE_S = 86_400  # a published offer that nobody wants any more goes by itself
+# Times an offer is due before the node is asked to give it up: about a minute.
+UNCLAIMED_TRIES = 12
 
 # Publishes only: consumers of these messages live on nodes (worker/), which register the one task.
 app = Celery("prominence", set_as_current=False)
@@ -51,74 +49,56 @@ app.conf.update(
 )
 
 
-class _Senders:
-    """One kombu connection per key space, the least recently used closed first."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._connections: OrderedDict[int, Connection] = OrderedDict()
-
-    def connection(self, incarnation: int) -> Connection:
-        with self._lock:
-            found = self._connections.pop(incarnation, None)
-            if found is None:
-                found = Connection(
-                    settings.CONFIG.redis_url,
-                    transport_options={
-                        "global_keyprefix": key_prefix(incarnation),
-                        "priority_steps": [0],
-                        "socket_timeout": 10,
-                        "socket_connect_timeout": 2,
-                    },
-                )
-            self._connections[incarnation] = found
-            if len(self._connections) > CONNECTIONS:
-                _, oldest = self._connections.popitem(last=False)
-                oldest.release()
-            return found
-
-    def drop(self, incarnation: int) -> None:
-        with self._lock:
-            found = self._connections.pop(incarnation, None)
-        if found is not None:
-            found.release()
-
-
-_senders = _Senders()
-
-
 def publish(opened: Sequence[Opened]) -> None:
-    """Set the offers and send one message per batch. Errors are logged: the outbox loop publishes again."""
+    """Set the offers and send one message per batch, in one round trip.
+
+    Errors are logged, one node's do not touch another's; the outbox loop publishes again.
+    """
     nodes: dict[int, dict[str, list[AttemptKey]]] = {}
     for attempt in opened:
         batches = nodes.setdefault(attempt.incarnation, {})
         batches.setdefault(attempt.batch, []).append(AttemptKey(attempt.job_id, attempt.attempt))
+    pipe = server_redis().pipeline(transaction=False)
     for incarnation, batches in nodes.items():
-        try:
-            _publish_to(incarnation, batches)
-        except (redis.RedisError, OSError) as error:
-            _senders.drop(incarnation)
-            logger.warning("offers to %s not published: %s", key_prefix(incarnation), error)
+        keys = Keys(key_prefix(incarnation))
+        for name, batch in batches.items():
+            for key in batch:
+                pipe.set(keys.offer(key), encode(Offer(key=key)), ex=OFFER_LIFE_S)
+            pipe.lpush(f"{keys.prefix}{RUN_QUEUE}", run_message(name, batch))
+    try:
+        answers = pipe.execute(raise_on_error=False)
+    except redis.RedisError as error:
+        logger.warning("offers not published: %s", error)
+        return
+    for answer in answers:
+        if isinstance(answer, Exception):
+            logger.warning("an offer was not taken: %s", answer)
 
 
-def _publish_to(incarnation: int, batches: Mapping[str, Sequence[AttemptKey]]) -> None:
-    keys = Keys(key_prefix(incarnation))
-    offers = {
-        keys.offer(key): encode(Offer(key=key)) for batch in batches.values() for key in batch
+def run_message(batch: str, keys: Sequence[AttemptKey]) -> bytes:
+    """A Celery message (protocol 2) for RUN_TASK, in the form kombu's Redis transport keeps in its lists.
+
+    Rendered here and pushed with the offers: a connection per node's key space would cost more than the message.
+    """
+    task_id = f"{batch}.{uuid.uuid4().hex}"
+    kwargs = {"batch": batch, "keys": [[key.job, key.attempt, key.rank] for key in keys]}
+    message = app.amqp.as_task_v2(task_id, RUN_TASK, args=(), kwargs=kwargs, ignore_result=True)
+    body = base64.b64encode(json.dumps(message.body).encode()).decode()
+    envelope = {
+        "body": body,
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": message.headers,
+        "properties": {
+            **message.properties,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": RUN_QUEUE},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": uuid.uuid4().hex,
+        },
     }
-    server_redis().mset(offers)
-    connection = _senders.connection(incarnation)
-    for name, batch in batches.items():
-        message = RunMessage(batch=name, keys=tuple(batch))
-        app.send_task(
-            RUN_TASK,
-            kwargs={"batch": message.batch, "keys": [[k.job, k.attempt, k.rank] for k in batch]},
-            queue=RUN_QUEUE,
-            connection=connection,
-            task_id=f"{name}.{time.monotonic_ns():x}",
-            ignore_result=True,
-            retry=False,
-        )
+    return json.dumps(envelope).encode()
 
 
 def tell(words: Mapping[int, Word]) -> None:
@@ -140,35 +120,57 @@ def tell(words: Mapping[int, Word]) -> None:
 
 
 def handle_due_offers(rows: Sequence[Outbox]) -> None:
-    """Outbox handler: offers nobody has claimed yet are published again, to nodes that may still take them."""
+    """Outbox handler: offers nobody has claimed yet are published again, to nodes that may take them.
+
+    One that a node does not take although it was offered again and again is withdrawn by the node's own word.
+    """
     placements = _placements(rows, AttemptStatus.ASSIGNED)
-    alive = _speaking({p.incarnation for p in placements.values()})
-    publish(
-        [
-            Opened(
-                job_id=p.attempt.job_id,
-                attempt=p.attempt.number,
-                incarnation=p.incarnation,
-                batch=p.batch,
-            )
-            for p in placements.values()
-            if p.incarnation in alive
-        ]
-    )
+    alive = _alive({p.incarnation for p in placements.values()})
+    speaking = {key: p for key, p in placements.items() if p.incarnation in alive}
+    stale = {row.key for row in rows if row.tries >= UNCLAIMED_TRIES}
+    _stop([p for key, p in speaking.items() if key in stale])
+    publish(_not_waiting([p for key, p in speaking.items() if key not in stale]))
     _settle_gone(outbox.OFFER, rows, placements)
+
+
+def _not_waiting(placements: Sequence[Placement]) -> list[Opened]:
+    """Those whose offer or message is gone: what still lies in the node's queue needs no second message."""
+    pipe = server_redis().pipeline(transaction=False)
+    for placement in placements:
+        keys = Keys(key_prefix(placement.incarnation))
+        pipe.exists(keys.offer(_key(placement)))
+        pipe.llen(f"{keys.prefix}{RUN_QUEUE}")
+    answers = iter(pipe.execute(raise_on_error=False))
+    found = zip(answers, answers, strict=True)  # an error counts as gone
+    return [
+        Opened(
+            job_id=placement.attempt.job_id,
+            attempt=placement.attempt.number,
+            incarnation=placement.incarnation,
+            batch=placement.batch,
+        )
+        for placement, (offer, queue) in zip(placements, found, strict=True)
+        if not (offer == 1 and isinstance(queue, int) and queue > 0)
+    ]
 
 
 def handle_due_stops(rows: Sequence[Outbox]) -> None:
     """Outbox handler: ask nodes to end attempts; the row goes when the end is reported."""
     placements = _placements(rows)
-    alive = _speaking({p.incarnation for p in placements.values()})
-    stops: dict[int, list[AttemptKey]] = {}
-    for placement in placements.values():
-        if placement.incarnation in alive:
-            key = AttemptKey(placement.attempt.job_id, placement.attempt.number, placement.rank)
-            stops.setdefault(placement.incarnation, []).append(key)
-    tell({incarnation: Word(stop=tuple(keys)) for incarnation, keys in stops.items()})
+    alive = _alive({p.incarnation for p in placements.values()})
+    _stop([p for p in placements.values() if p.incarnation in alive])
     _settle_gone(outbox.STOP, rows, placements)
+
+
+def _stop(placements: Sequence[Placement]) -> None:
+    stops: dict[int, list[AttemptKey]] = {}
+    for placement in placements:
+        stops.setdefault(placement.incarnation, []).append(_key(placement))
+    tell({incarnation: Word(stop=tuple(keys)) for incarnation, keys in stops.items()})
+
+
+def _key(placement: Placement) -> AttemptKey:
+    return AttemptKey(placement.attempt.job_id, placement.attempt.number, placement.rank)
 
 
 def _placements(
@@ -186,9 +188,9 @@ def _placements(
     return {key: placement for key, placement in by_key.items() if key in wanted}
 
 
-def _speaking(incarnations: Iterable[int]) -> set[int]:
-    """Those whose node may still be listening: everything but dead ones."""
-    rows = Incarnation.objects.filter(pk__in=incarnations).exclude(status=IncarnationStatus.DEAD)
+def _alive(incarnations: Iterable[int]) -> set[int]:
+    """Those whose node may still listen: a fenced one has no Redis user any more."""
+    rows = Incarnation.objects.filter(pk__in=incarnations, status__in=ALIVE)
     return set(rows.values_list("pk", flat=True))
 
 

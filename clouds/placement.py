@@ -132,15 +132,19 @@ class Matching:
             room -= 1
 
     def _look_ahead(self) -> None:
-        """Short jobs that found no free slot: whole batches to nodes with the least waiting ahead."""
+        """Short jobs that found no free slot: whole batches to the nodes with the least waiting ahead.
+
+        Slots pass on within the look-ahead, so a node gets none while anything else waits that it could run.
+        """
         shapes = self.backlog.shapes()
+        if len(shapes) != 1 or not all(self.is_short(k) for k in self.backlog.kinds_ahead()):
+            return
         for job in self.backlog.turns(shapes):
             need = self.need_of(job.shape)
             node = self._ahead_node(need) if self.is_short(job.kind) else None
             if node is None or self._placed >= self.limit:
-                shapes.discard(job.shape)
                 self.backlog.add([job])
-                continue
+                return
             batch = Batch(node=node, need=need, charged=False, jobs=[job])
             self._extend(batch, job, BATCH)
             self._book(batch)

@@ -11,8 +11,6 @@ from django.conf import settings
 
 from clouds import accounts, lifecycle
 from clouds.loops import Doorbell
-from clouds.models import Incarnation
-from clouds.states import IncarnationStatus
 from jobs import outbox
 from prominence.bus import BEAT, EPOCH, NODES, announce_due, announce_queued, server_redis
 
@@ -62,16 +60,14 @@ class Reconciler:
             accounts.restore_missing_users()
 
     def _judge_leases(self) -> None:
-        lease_s = settings.CONFIG.lease_s
         if not server_redis().exists(f"{BEAT}ingest"):
             self._ingest_steady = time.monotonic()
-        if time.monotonic() - self._ingest_steady > lease_s:
-            lifecycle.fence_silent(lease_s=lease_s)
-            lifecycle.bury_fenced(lease_s=lease_s)
+        if time.monotonic() - self._ingest_steady > settings.CONFIG.lease_s:
+            lifecycle.fence_silent()
+            if lifecycle.bury_fenced():
+                self._spaces_checked = 0.0
 
     def _clear_key_spaces(self) -> None:
-        """Key spaces of the recently dead are cleared again: their last words may have come after the first time."""
         if time.monotonic() - self._spaces_checked > KEY_SPACES_S:
             self._spaces_checked = time.monotonic()
-            dead = Incarnation.objects.filter(status=IncarnationStatus.DEAD).order_by("-dead_at")
-            lifecycle.clear(dead.values_list("pk", flat=True)[:20])
+            lifecycle.clear_dead()

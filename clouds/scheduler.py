@@ -14,6 +14,7 @@ from datetime import timedelta
 import msgspec
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from clouds import capacity, offers
@@ -88,11 +89,12 @@ class Scheduler:
         if now - self._rebuilt > REBUILD_S:
             self.start()
         elif now - self._polled > POLL_S:
-            self._polled = now
+            unseen_s = OVERLAP_S + now - self._polled
             recent = Job.objects.filter(
-                queued=True, queued_at__gte=Now() - timedelta(seconds=OVERLAP_S)
+                queued=True, queued_at__gte=Now() - timedelta(seconds=unseen_s)
             )
             self._backlog.add(_queued(recent))
+            self._polled = now
 
     def _refill(self, key: QueueKey) -> None:
         owner, shape = key
@@ -137,8 +139,9 @@ class Scheduler:
                 offer_due_in_s=settings.CONFIG.republish_s,
             )
             self._return_unopened(taken, opened)
+        kept = {id(batch) for batch in taken}
         for batch in batches:
-            if batch not in taken:
+            if id(batch) not in kept:
                 self._backlog.add(batch.jobs)
         return opened
 
@@ -158,7 +161,9 @@ def free_nodes() -> list[FreeNode]:
     """Ready nodes that were heard of lately, with what they have left: one query."""
     heard_since = Now() - timedelta(seconds=SILENT_HEARTBEATS * settings.CONFIG.heartbeat_s)
     rows = Incarnation.objects.filter(
-        status=IncarnationStatus.READY, heard_at__gte=heard_since
+        Q(shunned_until__isnull=True) | Q(shunned_until__lt=Now()),
+        status=IncarnationStatus.READY,
+        heard_at__gte=heard_since,
     ).select_related("node__site")
     return [
         FreeNode(

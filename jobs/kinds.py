@@ -21,7 +21,9 @@ def note_runs(reports: Sequence[Report]) -> None:
     for job_id, key in Job.objects.filter(pk__in=walls).values_list("pk", "kind"):
         by_kind.setdefault(key, []).append(round(walls[job_id], 3))
     known = Kind.objects.in_bulk(list(by_kind))
-    changed = [_noted(known.get(key) or Kind(pk=key), recent) for key, recent in by_kind.items()]
+    changed = [
+        _noted(known.get(key) or Kind(pk=key), recent) for key, recent in sorted(by_kind.items())
+    ]
     Kind.objects.bulk_create(
         changed,
         update_conflicts=True,

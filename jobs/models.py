@@ -226,6 +226,7 @@ class Outbox(models.Model):
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
+        verbose_name = verbose_name_plural = "outbox"
         constraints = [models.UniqueConstraint(fields=["topic", "key"], name="outbox_key")]
         indexes = [models.Index(fields=["due_at"], name="outbox_due")]
 

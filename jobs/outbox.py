@@ -7,7 +7,7 @@ that handles rows. Handlers are registered by topic by the room that can bring t
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -45,8 +45,11 @@ def put(topic: str, rows: Mapping[str, dict[str, object]], *, due_in_s: float = 
 
 
 def settle(topic: str, keys: Iterable[str]) -> None:
-    """The effect of these rows was seen."""
-    Outbox.objects.filter(topic=topic, key__in=list(keys)).delete()
+    """The effect of these rows was seen. In a transaction; rows are locked in one order, so loops cannot deadlock."""
+    wanted = Outbox.objects.filter(topic=topic, key__in=list(keys))
+    with transaction.atomic():
+        locked = wanted.select_for_update().order_by("pk").values_list("pk", flat=True)
+        Outbox.objects.filter(pk__in=list(locked)).delete()
 
 
 def due(limit: int) -> list[Outbox]:
@@ -58,11 +61,18 @@ def postpone(rows: Sequence[Outbox], *, seconds: float) -> None:
     """Handled now; look again in `seconds` if the effect has not come by then."""
     ids = [row.pk for row in rows]
     with transaction.atomic():
-        Outbox.objects.filter(pk__in=ids).update(
+        free = Outbox.objects.filter(pk__in=ids).order_by("pk")
+        if connection.features.has_select_for_update_skip_locked:
+            free = free.select_for_update(skip_locked=True)  # a locked one is being settled
+        Outbox.objects.filter(pk__in=list(free.values_list("pk", flat=True))).update(
             due_at=Now() + timedelta(seconds=seconds), tries=F("tries") + 1
         )
 
 
 def all_due_now() -> None:
     """After a loss of Redis: whatever was published is to be published again."""
-    Outbox.objects.update(due_at=Now())
+    with transaction.atomic():
+        locked = Outbox.objects.select_for_update().order_by("pk").values_list("pk", flat=True)
+        for _ in locked.iterator(chunk_size=2000):
+            pass
+        Outbox.objects.update(due_at=Now())

@@ -35,6 +35,7 @@ os.environ |= {
 }
 if BACKEND == PRODUCTION:
     os.environ["PROMINENCE_DATABASE_URL"] = _postgres.url()
+(_ROOM / "data" / "static").mkdir(parents=True)  # WhiteNoise wants it to be there
 django.setup()
 logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per poll hides what matters
 

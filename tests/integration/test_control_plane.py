@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 
 from clouds import lifecycle
 from clouds.capacity import NOTHING, Amount, recount
-from clouds.ingest import Ingest
+from clouds.ingest_loop import Ingest
 from clouds.models import Incarnation
 from clouds.outbox_loop import OutboxLoop
 from clouds.reconciler import Reconciler
@@ -314,14 +314,14 @@ def test_silent_node_is_fenced_then_buried_and_its_jobs_run_elsewhere(
     plane.hear()
     rows = Incarnation.objects.filter(pk=node.enrolment.incarnation)
     rows.update(heard_at=Now() - timedelta(hours=1))
-    assert lifecycle.fence_silent(lease_s=600) == [node.enrolment.incarnation]
+    assert lifecycle.fence_silent() == [node.enrolment.incarnation]
     job.refresh_from_db()
     assert job.status == JobStatus.RUNNING
     with pytest.raises(redis.RedisError):
         node.redis.get(node.keys.up)
-    assert lifecycle.bury_fenced(lease_s=600) == []
+    assert lifecycle.bury_fenced() == []
     rows.update(fenced_at=Now() - timedelta(hours=1))
-    assert lifecycle.bury_fenced(lease_s=600) == [node.enrolment.incarnation]
+    assert lifecycle.bury_fenced() == [node.enrolment.incarnation]
     other = PlainNode(name="other")
     plane.schedule()
     run(other, plane, AttemptKey(job.pk, 2))
@@ -350,6 +350,7 @@ def test_re_enrolled_node_loses_what_it_had(plane: Plane, user: User) -> None:
     plane.schedule()
     [[key]] = node.messages()
     assert key == AttemptKey(job.pk, 2)
+    lifecycle.clear_dead()
     assert not list(server_redis().scan_iter(match=f"n.{old}:*"))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from clouds.ingest import Ingest
+from clouds.ingest_loop import Ingest
 from clouds.loops import Loop, Step
 from clouds.outbox_loop import OutboxLoop
 from clouds.reconciler import Reconciler
