@@ -134,6 +134,10 @@ class DataDir:
         return sorted(self.path.glob("life-*"))
 
     def make(self) -> None:
-        """Idempotent."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Idempotent. Parents that are missing are made so that slot users can pass through too."""
+        for path in reversed(self.path.parents):
+            if not path.exists():
+                path.mkdir(exist_ok=True)
+                path.chmod(0o711)
+        self.path.mkdir(exist_ok=True)
         self.path.chmod(0o711)
