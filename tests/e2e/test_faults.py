@@ -1,5 +1,6 @@
 """First faults on real processes, with 20 jobs running and 20 pending: nothing lost, nothing twice, nothing stuck."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ import pytest
 from jobs.states import TERMINAL, JobStatus, is_legal_path
 from tests.conftest import StackMaker
 from tests.e2e.gate import Gate
-from tests.processes import commands_containing
 from tests.stack import Stack
 from tests.wait import wait_until
 
@@ -88,8 +88,8 @@ def test_jobs_that_end_while_their_worker_is_dead_are_reported_by_the_next(
 def test_shim_killed_costs_its_own_attempt_only(busy: tuple[Stack, list[int]], gate: Gate) -> None:
     stack, jobs = busy
     victim = next(job for job in jobs if gate.notes[f"begun-{job}"])
-    [shim] = commands_containing(f"prominence-shim {victim}.1.0")
-    os.kill(shim, signal.SIGKILL)
+    [mark] = stack.node_data("node-1").glob(f"life-*/jobs/{victim}.1.0/run")
+    os.kill(json.loads(mark.read_bytes())["pid"], signal.SIGKILL)
     wait_until(
         lambda: stack.query(f"SELECT attempt FROM jobs_job WHERE id = {victim}") > [(1,)], 30
     )
