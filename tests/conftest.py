@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ if BACKEND == PRODUCTION:
     os.environ["PROMINENCE_DATABASE_URL"] = _postgres.url()
 (_ROOM / "data" / "static").mkdir(parents=True)  # WhiteNoise wants it to be there
 django.setup()
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with Ctrl-C: cleaned up
 logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per poll hides what matters
 
 

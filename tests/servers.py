@@ -17,6 +17,7 @@ import psycopg2
 import redis
 
 from prominence.embedded.data_dir import free_port
+from prominence.embedded.processes import Command, spawn
 from prominence.embedded.valkey import find_program
 from tests.wait import wait_until
 
@@ -63,8 +64,10 @@ class RedisServer:
             *(_redis_program(self.backend), "--bind", HOST, "--port", self.port),
             *("--dir", self.directory, "--aclfile", acl, "--appendonly", "yes", "--save", ""),
         ]
-        with (self.directory / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen([str(word) for word in argv], stdout=log, stderr=log)
+        command = Command(
+            argv=tuple(str(word) for word in argv), env=os.environ, cwd=self.directory
+        )
+        self.process = spawn(command, self.directory / "redis.log")
         wait_until(self._answers, 20, dump=(self.directory / "redis.log").read_text)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -101,6 +104,7 @@ class PostgresServer:
     directory: Path
     port: int = field(default_factory=free_port)
     password: str = "database-password"
+    process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "prominence") -> str:
         return f"postgresql://prominence:{self.password}@{HOST}:{self.port}/{database}"
@@ -114,20 +118,42 @@ class PostgresServer:
         secret = self.directory / "password"
         secret.write_text(self.password)
         secret.chmod(0o644)  # the directory is private, and the password is worth nothing
-        self._run(
-            *("initdb", "--username", "prominence", "--pwfile", secret, "--auth", "scram-sha-256"),
-            *("--encoding", "UTF8", "--no-locale", "--no-sync", "--pgdata", self._data),
+        run(
+            [
+                *(*_as_other_user(), _postgres_program("initdb"), "--pgdata", self._data),
+                *("--username", "prominence", "--pwfile", secret, "--auth", "scram-sha-256"),
+                *("--encoding", "UTF8", "--no-locale", "--no-sync"),
+            ],
+            cwd=self.directory,
         )
-        options = (
-            f"-c listen_addresses={HOST} -c port={self.port} -c unix_socket_directories="
-            " -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200"
+        options = {
+            "listen_addresses": HOST,
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+            "max_connections": 200,
+        }
+        words = [f"--{name}={value}" for name, value in options.items()]
+        argv = (*_as_other_user("--pdeathsig=INT"), _postgres_program("postgres"), *words)
+        command = Command(
+            argv=tuple(str(word) for word in (*argv, "-D", self._data)),
+            env=os.environ,
+            cwd=self.directory,
+            death_signal=signal.SIGINT,
         )
         log = self.directory / "postgres.log"
-        self._run("pg_ctl", "start", "-w", "-D", self._data, "-l", log, "-o", options)
+        self.process = spawn(command, log)
+        wait_until(self._answers, 30, dump=log.read_text)
         self.create_database("prominence")
 
     def stop(self) -> None:
-        self._run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", self._data)
+        """End it without ceremony: its data are thrown away."""
+        if self.process:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait(20)
+            self.process = None
 
     def create_database(self, name: str) -> str:
         """Make a database and return its URL."""
@@ -143,24 +169,12 @@ class PostgresServer:
     def _data(self) -> Path:
         return self.directory / "data"
 
-    def _run(self, name: str, *words: object) -> None:
-        program = _postgres_programs() / name
-        user = ("setpriv", f"--reuid={_unprivileged_user()}", "--clear-groups", "--")
-        prefix = user if os.getuid() == 0 else ()
-        # Without pipes: the server would keep them open.
-        log = self.directory / f"{name}.log"
-        with log.open("ab") as output:
-            words = (*prefix, program, *words)
-            done = subprocess.run(
-                [str(word) for word in words],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=self.directory,
-                check=False,
-            )
-        if done.returncode:
-            raise RuntimeError(f"{name} ended with {done.returncode}:\n{log.read_text()}")
+    def _answers(self) -> bool:
+        try:
+            psycopg2.connect(self.url("postgres"), connect_timeout=2).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
 
 
 def _redis_program(backend: str) -> Path:
@@ -172,15 +186,22 @@ def _redis_program(backend: str) -> Path:
     return Path(found)
 
 
-def _postgres_programs() -> Path:
+def _postgres_program(name: str) -> Path:
     """Debian keeps the server's programs out of PATH, by version."""
     rooms = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     found = shutil.which("initdb")
     rooms += [Path(found).resolve().parent] if found else []
     for room in rooms:
         if (room / "initdb").exists():
-            return room
+            return room / name
     raise RuntimeError("PostgreSQL is missing: run tests/setup/postgresql.sh as root")
+
+
+def _as_other_user(*options: str) -> tuple[str, ...]:
+    """The beginning of a command that shall not run as root, because PostgreSQL refuses to."""
+    if os.getuid() != 0:
+        return ()
+    return ("setpriv", f"--reuid={_unprivileged_user()}", "--clear-groups", *options, "--")
 
 
 def _unprivileged_user() -> str:
