@@ -11,13 +11,19 @@ import os
 import sys
 from pathlib import Path
 
-from worker import blocks, enrol, node, sweep
+from worker import blocks, enrol, node, spawner, sweep
 from worker.layout import DataDir
 from worker.protocol import Capacity
 
 logger = logging.getLogger(__name__)
 
 MAX_SLOTS = 256
+FATAL = (
+    enrol.EnrolmentRefused,
+    sweep.StillRunning,
+    blocks.NoFreeBlock,
+    spawner.SpawnerFailed,
+)
 
 
 def main() -> int:
@@ -25,7 +31,8 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(threadName)s: %(message)s"
     )
-    logging.getLogger("kombu").setLevel(logging.WARNING)
+    for chatty in ("celery", "kombu"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     options = _options(_parser().parse_args())
     os.umask(0o077)  # what slot users may pass through is opened one by one
     options.data.make()
@@ -42,7 +49,7 @@ def main() -> int:
     try:
         held = blocks.reserve(options.data.path, slots=options.slots)
         command = node.Node(options, held).run()
-    except (enrol.EnrolmentRefused, sweep.StillRunning, blocks.NoFreeBlock) as error:
+    except FATAL as error:
         logger.error("%s: %s", type(error).__name__, error)
         return 3
     if command is node.Command.FENCED:

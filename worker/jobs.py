@@ -8,23 +8,20 @@ import hashlib
 import logging
 import os
 import select
-import signal
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from worker import tree
-from worker.api import ApiError, Refused, Unauthorized
-from worker.cgroup import Group
-from worker.files import boottime, create_exclusive, wipe, write_atomic
+from worker.api import ApiError, Refused
+from worker.files import boottime, wipe, write_atomic
 from worker.handover import Maker, Orders, Result, RunMark, Status, Stop, read_file
-from worker.layout import JobDir, LifeDir
+from worker.layout import LifeDir
 from worker.lines import Lines
 from worker.output import OutputPump
 from worker.protocol import (
@@ -38,6 +35,7 @@ from worker.protocol import (
     Started,
     TaskEnded,
 )
+from worker.running import Running, exclude, kill_job, open_shim
 from worker.slots import Admission, Slot
 from worker.spawner import Spawner
 
@@ -67,64 +65,6 @@ class Place:
     gid: int | None  # None: each uid is its own group
     allow_shared_uid: bool
     enrolment: Enrolment
-
-
-@dataclass(slots=True, eq=False)
-class Running:
-    """An attempt that a shim has, or is about to get. `wake` is an eventfd."""
-
-    key: AttemptKey
-    dir: JobDir
-    uid: int
-    pidfd: int = -1
-    stop: Stop | None = None
-    stop_at: float = 0.0
-    started: bool = False
-    tasks_told: int = 0
-    wake: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def nudge(self) -> None:
-        """Something happened that its thread should look at."""
-        with self.lock, suppress(BlockingIOError):
-            if self.wake >= 0:
-                os.eventfd_write(self.wake, 1)
-
-    def attach(self, pidfd: int) -> None:
-        """Its shim is there; pass on a stop that came before it."""
-        with self.lock:
-            self.pidfd = pidfd
-            if self.stop is not None:
-                self._signal(signal.SIGTERM)
-
-    def ask_to_end(self, stop: Stop) -> None:
-        """Tell the shim why and how; the first reason stays."""
-        with self.lock:
-            if self.stop is not None:
-                return
-            try:
-                write_atomic(self.dir.stop, msgspec.json.encode(stop), durable=False)
-            except OSError as error:  # without the file the shim still ends its job
-                logger.error("why %s stops cannot be told: %s", self.key, error)
-            self.stop, self.stop_at = stop, boottime()
-            self._signal(signal.SIGTERM)
-        self.nudge()
-
-    def kill_shim(self) -> None:
-        with self.lock:
-            self._signal(signal.SIGKILL)
-
-    def close(self) -> None:
-        with self.lock:
-            for descriptor in (self.pidfd, self.wake):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self.pidfd = self.wake = -1
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self.pidfd >= 0:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, number)
 
 
 class Jobs:
@@ -160,6 +100,7 @@ class Jobs:
             self._set_up(item, running, slot)
             self._pump.watch(item.key, running.dir, running.nudge)
             running.attach(self._spawner.spawn(running.dir.path))
+            logger.info("%s started in slot %d", item.key, slot.number)
         except StageInFailed as error:
             self._end_unstarted(running, EndReason.STAGE_IN, str(error))
             return
@@ -265,7 +206,7 @@ class Jobs:
         for attempt in range(INPUT_TRIES):
             try:
                 data = self._api.input_file(key, wanted.sha256)
-            except (Refused, Unauthorized) as error:
+            except Refused as error:
                 raise StageInFailed(f"{wanted.filename}: {error}") from error
             except ApiError as error:
                 logger.warning("%s: %s not fetched: %s", key, wanted.filename, error)
@@ -416,42 +357,3 @@ def _news(running: Running, status: Status, *, last: int) -> list[Event]:
         event = TaskEnded(seq=0, key=running.key, task=index, result=status.tasks[index])
         events.append(event)
     return events
-
-
-def exclude(job_dir: JobDir) -> RunMark | None:
-    """Make the file `run` so that no shim ever begins; returns what is in it, by whomever.
-
-    None when there is no directory, and so nothing that could begin.
-    """
-    try:
-        create_exclusive(job_dir.run, msgspec.json.encode(RunMark(maker=Maker.WORKER)))
-    except FileNotFoundError:
-        return None
-    return read_file(job_dir.run, RunMark)
-
-
-def open_shim(mark: RunMark) -> int:
-    """A pidfd of the shim that made this mark; -1 when it has ended."""
-    try:
-        descriptor = os.pidfd_open(mark.pid)
-    except ProcessLookupError:
-        return -1
-    if tree.process_start(mark.pid) != mark.start:
-        os.close(descriptor)
-        return -1
-    return descriptor
-
-
-def kill_job(node: str, key: AttemptKey, uid: int) -> None:
-    """Kill all processes of a job that has no shim any more, and wait until they are gone."""
-    group = Group(node=node, job=str(key))
-    group.kill()
-    if os.getuid() == 0:
-        tree.sweep_uids([uid])
-        gone = tree.kill_until_gone(lambda: tree.processes_of_uids({uid}))
-    else:
-        mark = f"{node}/{key}"
-        gone = tree.kill_until_gone(lambda: [*group.pids(), *tree.processes_marked(mark)])
-    if not gone:
-        logger.error("processes of %s do not die", key)
-    group.remove()

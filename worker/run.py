@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
-from worker.api import ApiError, Refused, Unauthorized
+from worker.api import ApiError, Refused
 from worker.complaints import Complaint
 from worker.jobs import Jobs
 from worker.journal import State
@@ -103,7 +103,7 @@ class Runner:
         while keys := [key for key in keys if self._journal.state(key) is State.CLAIMED]:
             try:
                 answer = self._api.fetch(tuple(keys))
-            except (Refused, Unauthorized) as error:
+            except Refused as error:
                 self._give_up(keys, f"the server refused it: {error}")
                 return []
             except ApiError as error:

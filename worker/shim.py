@@ -5,12 +5,10 @@ the node's lease, kills whatever the tasks leave behind, and writes the result l
 threaded, knows no credential of the node, and talks to the worker through files only.
 """
 
-import ctypes
 import logging
 import os
 import select
 import signal
-import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,9 +42,6 @@ POLL_S = 5.0
 
 RESULT_TRIES = 60
 """A second apart: a full disk may get room when others end."""
-
-SIGINFO_BYTES = 128  # sizeof(struct signalfd_siginfo), signalfd(2)
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def shim_name(node: str) -> str:
@@ -108,7 +103,7 @@ class Supervisor:
         self._spools = [
             Spool(job_dir.log(name), cap_bytes=orders.log_cap_bytes) for name in STREAMS
         ]
-        self._signals = _signal_descriptor()
+        self._signals = tree.termination_descriptor()
         self._poll = select.poll()
         for descriptor in (self._signals, *(spool.read_end for spool in self._spools)):
             self._poll.register(descriptor, select.POLLIN)
@@ -263,7 +258,7 @@ class Supervisor:
             if spool.read_end in ready:
                 spool.pump()
         if self._signals in ready:
-            os.read(self._signals, SIGINFO_BYTES)
+            os.read(self._signals, tree.SIGINFO_BYTES)
         if self._signals in ready or (self._over is None and self._dir.stop.exists()):
             self._obey_stop(signalled=self._signals in ready)
         if read_deadline(Path(self._orders.lease)) <= boottime():
@@ -309,7 +304,7 @@ class Supervisor:
         """Kill every descendant; complete, because orphans become our children."""
         self._group.kill()
         while self._reap_one():
-            tree.kill_pids(_children())
+            tree.kill_pids(tree.children())
             for spool in self._spools:
                 spool.pump()  # a writer in the kernel must not wait for us
         for spool in self._spools:
@@ -385,21 +380,6 @@ def _in_child(action: Callable[[], msgspec.Struct], writer: int) -> None:
         os._exit(code)
 
 
-def _children() -> list[int]:
-    path = Path(f"/proc/self/task/{os.getpid()}/children")
-    return [int(pid) for pid in path.read_text().split()]
-
-
 def _exit_code(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     return 128 - code if code < 0 else code
-
-
-def _signal_descriptor() -> int:
-    """SIGTERM as something to poll for; it stays blocked, so it is never lost nor deadly."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    mask = struct.pack("@Q", 1 << (signal.SIGTERM - 1)) + bytes(120)
-    descriptor = _libc.signalfd(-1, mask, os.O_NONBLOCK | os.O_CLOEXEC)
-    if descriptor < 0:
-        raise OSError(ctypes.get_errno(), "signalfd")
-    return int(descriptor)

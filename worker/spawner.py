@@ -21,6 +21,10 @@ from worker import shim, tree
 logger = logging.getLogger(__name__)
 
 MAX_PATH = 4096
+READY = b"ready"
+ENVIRONMENT = ("PATH", "LANG", "TZ", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
+"""What of the worker's environment goes on: what Python itself needs, and nothing secret."""
+
 SHIM_LOG = "shim.log"
 
 
@@ -34,6 +38,7 @@ def serve(channel: socket.socket) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
     gc.collect()
     gc.freeze()
+    channel.send(READY)
     while data := channel.recv(MAX_PATH):
         descriptor = _spawn(Path(os.fsdecode(data)), channel)
         try:
@@ -78,11 +83,18 @@ def _become_shim(path: Path) -> None:
     shim.main(path)
 
 
+class SpawnerFailed(Exception):
+    """The program that forks shims does not run: the node could start nothing."""
+
+
 class Spawner:
     """The worker's end. Safe for many threads."""
 
     def __init__(self, node: str, keep: Sequence[int]) -> None:
-        """`keep`: descriptors (the locks of our uids) that all shims shall inherit."""
+        """`keep`: descriptors (the locks of our uids) that all shims shall inherit.
+
+        Blocks until it is ready. Raises SpawnerFailed.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         inherited = [theirs.fileno(), *keep]
         argv = [sys.executable, "-m", __name__, node, *map(str, inherited)]
@@ -91,10 +103,12 @@ class Spawner:
             stdin=subprocess.DEVNULL,
             pass_fds=inherited,
             start_new_session=True,
-            env={name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ},
+            env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
             cwd=Path(__file__).parents[1],
         )
         theirs.close()
+        if ours.recv(len(READY)) != READY:
+            raise SpawnerFailed("the spawner did not start: its message is above")
         self._channel = ours
         self._lock = threading.Lock()
 

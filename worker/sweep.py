@@ -15,10 +15,11 @@ from worker.blocks import Block
 from worker.cgroup import Group
 from worker.files import wipe
 from worker.handover import Maker, Result, RunMark, read_file
-from worker.jobs import Jobs, exclude, open_shim
+from worker.jobs import Jobs
 from worker.journal import Journal, never_started
 from worker.layout import DataDir, LifeDir
 from worker.protocol import AttemptKey
+from worker.running import exclude, open_shim
 from worker.shim import shim_name
 from worker.slots import Admission, Need
 from worker.spawner import spawner_name
@@ -69,6 +70,11 @@ def remove_lives(data: DataDir, *, but: LifeDir | None = None) -> None:
 
 def take_over(journal: Journal, life: LifeDir, jobs: Jobs, admission: Admission) -> None:
     """After a restart in the same incarnation: bring each live entry of the journal to its end."""
+    held = {str(item.key) for item in journal.held()}
+    for path in life.jobs.iterdir():
+        if path.name not in held:  # acknowledged, and then the worker died
+            with suppress(OSError):
+                wipe(path)
     for key in journal.live():
         mark = exclude(life.job(key))
         if mark is None or mark.maker is Maker.WORKER:

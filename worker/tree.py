@@ -7,6 +7,7 @@ outrun; and, in a shim, the children that the kernel hands to it as their subrea
 import ctypes
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -20,6 +21,9 @@ SETTLE_S = 0.005
 
 MARK = "PROMINENCE_ATTEMPT"
 """Variable by which an unprivileged node finds processes of its jobs again."""
+
+SIGINFO_BYTES = 128
+"""sizeof(struct signalfd_siginfo), signalfd(2)."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,7 +43,22 @@ def become_subreaper() -> None:
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def termination_descriptor() -> int:
+    """SIGTERM as something to poll for and read: blocked, so it is never lost nor deadly."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    mask = struct.pack("@Q", 1 << (signal.SIGTERM - 1)) + bytes(120)
+    descriptor = _libc.signalfd(-1, mask, os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), "signalfd")
+    return int(descriptor)
+
+
 # ---- looking
+
+
+def children() -> list[int]:
+    """Pids of our own children."""
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
 def process_start(pid: int) -> int | None:
