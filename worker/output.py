@@ -210,16 +210,21 @@ class OutputPump(Loop):
         stream.due_at = now + (EVERY_S if len(data) < CHUNK * ROUND_CHUNKS else 0.0)
 
     def _send(self, stream: _Stream, data: bytes) -> None:
+        """Append, unless Redis has lost what was appended before: then begin anew behind what is stored."""
         name = self._keys.out(stream.key, stream.name)
         pipe = self._client.pipeline(transaction=False)
         ends = []
         for start in range(0, len(data), CHUNK):
             piece = data[start : start + CHUNK]
             ends.append(stream.sent + start + len(piece))
-            pipe.xadd(name, {"d": piece}, id=f"{ends[-1]}-0")
+            lost_before = stream.sent > stream.stored
+            pipe.xadd(name, {"d": piece}, id=f"{ends[-1]}-0", nomkstream=lost_before)
         for end, answer in zip(ends, pipe.execute(raise_on_error=False), strict=True):
             if isinstance(answer, Exception) and "equal or smaller" not in str(answer):
                 raise answer
+            if answer is None:
+                stream.sent = stream.stored
+                return
             stream.sent = end
 
     def _last_entry(self, stream: _Stream) -> int:

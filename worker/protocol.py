@@ -5,7 +5,7 @@ Owns every name and shape that crosses the line, in both directions. Holds no I/
 Ways a word travels:
 
     offer    server -> node   key `offer`: one per (job, attempt, rank); the node takes it with GETDEL, once.
-    message  server -> node   Celery task RUN_TASK on queue RUN_QUEUE: names offers that may be claimed together. A hint.
+    message  server -> node   Celery task RUN_TASK on queue RUN_QUEUE: names offers to be claimed together. A hint.
     up       node -> server   stream `up`: entries {b"d": Up as JSON}. Events carry a sequence number that counts from
                               1 in each incarnation and has no gaps; the server keeps the highest contiguous one.
     ctl      server -> node   stream `ctl`: entries {b"d": Word as JSON}.

@@ -63,6 +63,20 @@ def test_output_goes_on_by_offset_after_restart(side: OtherSide, machine: Machin
     assert ends == sorted(ends)
 
 
+def test_flushed_output_comes_again_from_where_it_is_stored(
+    side: OtherSide, machine: Machine
+) -> None:
+    machine.start()
+    script = "echo before; while [ ! -e more ]; do sleep 0.05; done; echo after; while [ ! -e go ]; do sleep 0.05; done"
+    side.offer({KEY: shell(script)})
+    wait_until(lambda: side.live(KEY) == b"before\n", 20, dump=machine.dump)
+    side.redis.delete(side.keys.out(KEY, "stdout"))
+    (machine.job_dir(KEY).work / "more").touch()
+    wait_until(lambda: side.live(KEY) == b"before\nafter\n", 20, dump=machine.dump)
+    (machine.job_dir(KEY).work / "go").touch()
+    wait_until(lambda: side.ended(KEY), 20, dump=machine.dump)
+
+
 def test_output_beyond_the_cap_is_dropped_and_said(side: OtherSide, machine: Machine) -> None:
     side.cap_bytes = 100_000
     machine.start()
