@@ -116,6 +116,8 @@ class OtherSide:
         self._http.shutdown()
         self._http.server_close()
         self._threads[1].join(10)
+        self.redis.close()
+        self._celery.close()
         self.redis_server.stop()
 
     # ---- what tests do
