@@ -47,7 +47,7 @@ def put(topic: str, rows: Mapping[str, dict[str, object]], *, due_in_s: float = 
 def settle(topic: str, keys: Iterable[str]) -> None:
     """The effect of these rows was seen. In a transaction; rows are locked in one order, so loops cannot deadlock."""
     wanted = Outbox.objects.filter(topic=topic, key__in=list(keys))
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         locked = wanted.select_for_update().order_by("pk").values_list("pk", flat=True)
         Outbox.objects.filter(pk__in=list(locked)).delete()
 

@@ -185,9 +185,10 @@ class _Ledger:
         return job, attempt
 
     def claim(self, attempt: Attempt) -> None:
-        self._claimed.add(attempt.job_id)
+        """The offer had its effect, whichever later word tells so first."""
         if attempt.status == AttemptStatus.ASSIGNED:
             attempt.status = AttemptStatus.CLAIMED
+            self._claimed.add(attempt.job_id)
             self._changed_attempts.add(attempt.job_id)
 
     def start(self, job: Job, attempt: Attempt, *, ago_s: float) -> None:
@@ -324,12 +325,19 @@ class _Ledger:
             transaction.on_commit(partial(announce_queued, list(self._requeued)))
 
     def _settle_outbox(self) -> None:
-        claimed = [self.attempts[job_id] for job_id in self._claimed if job_id in self.attempts]
-        if claimed:
-            outbox.settle(outbox.OFFER, [f"{a.job_id}.{a.number}.0" for a in claimed])
-        ended = [a for a in claimed if a.pk in self._ended]
-        if ended:
-            outbox.settle(outbox.STOP, [f"{a.job_id}.{a.number}.0" for a in ended])
+        if self._claimed:
+            outbox.settle(outbox.OFFER, [self._key(job_id) for job_id in self._claimed])
+        stopped = [
+            attempt.job_id
+            for attempt in self.attempts.values()
+            if attempt.pk in self._ended and self.jobs[attempt.job_id].delete_requested_at
+        ]
+        if stopped:
+            outbox.settle(outbox.STOP, [self._key(job_id) for job_id in stopped])
+
+    def _key(self, job_id: int) -> str:
+        """The outbox key of a job's current attempt."""
+        return f"{job_id}.{self.attempts[job_id].number}.0"
 
     def _end_placements(self) -> list[Placement]:
         """Mark the placements of ended attempts, with what is known of their logs; returns those that were live."""
