@@ -17,7 +17,7 @@ from worker.files import boottime
 from worker.journal import Journal
 from worker.lines import Lines
 from worker.loops import Loop
-from worker.protocol import Heartbeat, Up, Word, encode
+from worker.protocol import Claimed, Event, Heartbeat, Up, Word, encode
 from worker.redis_link import REDIS_ERRORS, refuses_us
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,9 @@ STREAM_ENTRIES = 10_000
 RETRY_S = 1.0
 LINGER_S = 0.005
 """Pause after each batch, in which the next one gathers."""
+
+CLAIM_PATIENCE_S = 0.05
+"""Nobody waits for the word that an offer was claimed: it may travel with the start that follows."""
 
 SILENT_BEATS = 2.2
 """Heartbeats without an answer by Redis before HTTPS is tried."""
@@ -111,14 +114,21 @@ class EventSender(Loop):
 
     def _send(self) -> bool:
         before = self._uplink.sent
-        events = self._journal.events_after(before, max_count=BATCH_EVENTS, max_bytes=BATCH_BYTES)
+        events = self._after(before)
         if not events:
             return False
+        if all(isinstance(event, Claimed) for event in events):
+            self._uplink.wake.wait(CLAIM_PATIENCE_S)
+            events = self._after(before) or events
         data = encode(Up(events=tuple(events)))
         self._client.xadd(self._stream, {"d": data}, maxlen=STREAM_ENTRIES, approximate=True)
         self._complaint.over()
         self._uplink.advance(before, events[-1].seq)
         return True
+
+
+    def _after(self, sent: int) -> list[Event]:
+        return self._journal.events_after(sent, max_count=BATCH_EVENTS, max_bytes=BATCH_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
