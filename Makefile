@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.complete
 
-.PHONY: install demo test check clean
+.PHONY: install demo test chaos check clean
 
 install: $(STAMP)
 	@:
@@ -25,6 +25,15 @@ test: $(STAMP)
 	PROMINENCE_TEST_BACKEND=embedded $(PY) -m pytest -q tests || status=$$?; \
 	PROMINENCE_TEST_BACKEND=production $(PY) -m pytest -q tests --ignore=tests/unit --ignore=tests/runtimes || status=$$?; \
 	exit $$status
+
+# RUNS schedules of faults, from SEED on, each over JOBS jobs; goes on where the last call ended. See docs/reliability.md.
+RUNS ?= 1
+SEED ?= 1
+JOBS ?= 300
+
+chaos: $(STAMP)
+	@sh tests/setup/all.sh $(PY)
+	@PROMINENCE_TEST_BACKEND=production $(PY) -m tests.chaos --runs $(RUNS) --seed $(SEED) --jobs $(JOBS)
 
 check: $(STAMP)
 	$(PY) -m ruff check .

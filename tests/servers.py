@@ -99,11 +99,15 @@ class RedisServer:
 
 @dataclass
 class PostgresServer:
-    """A cluster in a directory; the user who runs it is not root, whoever runs the tests."""
+    """A cluster in a directory; the user who runs it is not root, whoever runs the tests.
+
+    durable: what was committed is there after a restart, however it ended (but not after the machine's).
+    """
 
     directory: Path
     port: int = field(default_factory=free_port)
     password: str = "database-password"
+    durable: bool = False
     process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "prominence") -> str:
@@ -111,6 +115,11 @@ class PostgresServer:
 
     def start(self) -> None:
         """Make the cluster, with a database `prominence`, and start it. Without fsync: for tests only."""
+        self._make_cluster()
+        self.serve()
+        self.create_database("prominence")
+
+    def _make_cluster(self) -> None:
         self.directory.mkdir(parents=True)
         if os.getuid() == 0:
             user = pwd.getpwnam(_unprivileged_user())
@@ -126,12 +135,15 @@ class PostgresServer:
             ],
             cwd=self.directory,
         )
+
+    def serve(self) -> None:
+        """Start the server on a cluster that is there; returns when it answers."""
         options = {
             "listen_addresses": HOST,
             "port": self.port,
             "unix_socket_directories": "",
             "fsync": "off",
-            "synchronous_commit": "off",
+            "synchronous_commit": "on" if self.durable else "off",
             "full_page_writes": "off",
             "max_connections": 200,
         }
@@ -146,10 +158,9 @@ class PostgresServer:
         log = self.directory / "postgres.log"
         self.process = spawn(command, log)
         wait_until(self._answers, 30, dump=log.read_text)
-        self.create_database("prominence")
 
     def stop(self) -> None:
-        """End it without ceremony: its data are thrown away."""
+        """End it without ceremony, as a crash would: its data are thrown away, or recovered by `serve`."""
         if self.process:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait(20)

@@ -1,0 +1,1 @@
+"""The project's own chaos harness: `make chaos`. Not collected by pytest, but for one quick schedule."""

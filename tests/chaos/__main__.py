@@ -1,0 +1,106 @@
+"""`make chaos RUNS=20`: schedule after schedule, one line each. Goes on where the last call ended.
+
+State and stories are in `.chaos/`; `--fresh` forgets them. Exit code 1 when a rule was broken.
+"""
+
+import argparse
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.chaos.checker import Card, check
+from tests.chaos.report import Record, add_record, read_records, write_card
+from tests.chaos.schedule import Schedule
+from tests.chaos.story import tell
+from tests.chaos.system import PROJECT, World
+
+STATE = PROJECT / ".chaos"
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    if arguments.fresh:
+        shutil.rmtree(STATE, ignore_errors=True)
+    state = STATE / "state.jsonl"
+    done = {(record.seed, record.jobs) for record in read_records(state)}
+    seeds = range(arguments.seed, arguments.seed + arguments.runs)
+    wanted = [seed for seed in seeds if (seed, arguments.jobs) not in done]
+    if wanted:
+        _run_all(wanted, arguments.jobs, state)
+    records = [r for r in read_records(state) if r.seed in seeds and r.jobs == arguments.jobs]
+    if not arguments.no_report:
+        write_card(records)
+    dirty = [record for record in records if record.violations]
+    sys.stdout.write(f"{len(records)} schedules, {len(records) - len(dirty)} clean\n")
+    return 1 if dirty else 0
+
+
+def _run_all(seeds: list[int], jobs: int, state: Path) -> None:
+    room = Path(tempfile.mkdtemp(prefix="prominence-chaos-"))
+    try:
+        with World(room) as world:
+            for seed in seeds:
+                record = run_one(world, seed=seed, jobs=jobs, stories=STATE)
+                add_record(state, record)
+                sys.stdout.write(f"{record.line()}\n")
+                sys.stdout.flush()
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def run_one(world: World, *, seed: int, jobs: int, stories: Path) -> Record:
+    """One schedule from its beginning to the end of its last process."""
+    room = world.room / f"seed{seed}"
+    schedule = Schedule(world, room, seed, jobs)
+    try:
+        schedule.run()
+        card = check(schedule)
+        tell(schedule, card, stories / f"seed-{seed}")
+    finally:
+        schedule.close()
+    shutil.rmtree(room, ignore_errors=True)
+    return _record(schedule, card)
+
+
+def _record(schedule: Schedule, card: Card) -> Record:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Record(
+        seed=schedule.seed,
+        jobs=schedule.jobs,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=commit.stdout.strip(),
+        submitted=len(card.jobs),
+        attempts=card.attempts,
+        statuses=card.statuses,
+        faults=dict(schedule.faults),
+        violations=dict(Counter(violation.rule for violation in card.violations)),
+        cut_logs=card.cut_logs,
+        fault_s=round(schedule.fault_s, 1),
+        drain_s=round(schedule.drain_s, 1),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--runs", type=int, default=1, help="how many schedules")
+    parser.add_argument("--seed", type=int, default=1, help="of the first one")
+    parser.add_argument("--jobs", type=int, default=300, help="in each")
+    parser.add_argument("--fresh", action="store_true", help="forget what was run before")
+    parser.add_argument("--no-report", action="store_true", help="leave the documentation alone")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""A node as a machine: all its processes, found by what the kernel says of them, frozen, thawed or killed together.
+
+Independent of `worker/`: reads the block file, /proc and nothing else.
+"""
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+SLOTS = Path("/run/prominence/slots")
+FIRST_UID, BLOCK_UIDS = 61184, 128
+
+
+def block_of(data: Path) -> int | None:
+    """The block of user ids that belongs to this data directory."""
+    for file in SLOTS.glob("[0-9]*"):
+        with suppress(OSError):
+            if file.read_text() == str(data):
+                return int(file.name)
+    return None
+
+
+def processes(data: Path) -> dict[int, str]:
+    """pid: name, of everything of this node but its worker: spawner, shims, jobs and their helpers."""
+    block = block_of(data)
+    if block is None:
+        return {}
+    first = FIRST_UID + block * BLOCK_UIDS
+    uids = range(first, first + BLOCK_UIDS)
+    ours = {f"prom-shim-{block}", f"prom-spwn-{block}"}
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                name = (entry / "comm").read_text().strip()
+                if (name in ours or entry.stat().st_uid in uids) and not _is_zombie(entry):
+                    found[int(entry.name)] = name
+    return found
+
+
+def shims(data: Path) -> list[int]:
+    return sorted(p for p, name in processes(data).items() if name.startswith("prom-shim-"))
+
+
+def spawners(data: Path) -> list[int]:
+    return sorted(p for p, name in processes(data).items() if name.startswith("prom-spwn-"))
+
+
+def signal_all(data: Path, number: signal.Signals) -> int:
+    """Signal everything but the worker until nothing new turns up; returns how many."""
+    done: set[int] = set()
+    while fresh := set(processes(data)) - done:
+        for pid in fresh:
+            send(pid, number)
+        done |= fresh
+    return len(done)
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def uptime() -> float:
+    """What jobs read as the first word of /proc/uptime."""
+    return float(Path("/proc/uptime").read_text().split()[0])
+
+
+def _is_zombie(entry: Path) -> bool:
+    return (entry / "stat").read_text().rpartition(")")[2].split()[0] in {"Z", "X"}
