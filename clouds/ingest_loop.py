@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 ENTRIES = 200  # per node and read
 CHUNK_EVENTS = 2000  # per transaction
+# Between two transactions: what is said meanwhile shares the next one. A lone event is not delayed.
+SPACING_S = 0.01
 NEW_NODES_S = 1.0  # how long the list of nodes is good for when nobody rings
 
 
@@ -36,6 +38,7 @@ class Ingest:
         self._listed = 0.0
         self._rung = b"0"
         self._read: dict[int, list[Entry]] = {}
+        self._applied = 0.0
 
     def start(self) -> None:
         """Begin every stream at its start."""
@@ -53,6 +56,7 @@ class Ingest:
         """Block until a node says something, at most `timeout_s`."""
         self._read = {}
         self._list_nodes()
+        time.sleep(max(0.0, self._applied + SPACING_S - time.monotonic()))
         streams = {Keys(key_prefix(pk)).up: last for pk, last in self._positions.items()}
         streams[NODES] = self._rung
         try:
@@ -71,6 +75,7 @@ class Ingest:
             offers.tell(apply(chunk))
         if read:
             self._cut(read)
+            self._applied = time.monotonic()
 
     def _cut(self, read: dict[int, list[Entry]]) -> None:
         pipe = server_redis().pipeline(transaction=False)

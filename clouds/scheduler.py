@@ -38,6 +38,8 @@ POLL_S = 5.0
 # A deployment's nets have holes: all queues are read again this often, whatever hints and polls said.
 REBUILD_S = 3600.0
 KINDS_FRESH_S = 1.0
+# Between two rounds that found something to place: what comes meanwhile shares the next one.
+SPACING_S = 0.01
 # A node that missed this many heartbeats gets nothing new, long before its lease is over.
 SILENT_HEARTBEATS = 3
 
@@ -56,6 +58,7 @@ class Scheduler:
         self._polled = 0.0
         self._rebuilt = 0.0
         self._idle = True
+        self._placed = 0.0
 
     def start(self) -> None:
         """Rebuild the backlog from the database."""
@@ -68,6 +71,7 @@ class Scheduler:
 
     def wait(self, timeout_s: float) -> None:
         """Until a hint comes; at once while the last step left work that could be matched."""
+        time.sleep(max(0.0, self._placed + SPACING_S - time.monotonic()))
         for payload in self._bell.wait(timeout_s if self._idle else 0.001):
             try:
                 self._backlog.add(msgspec.json.decode(payload, type=list[Queued]))
@@ -82,6 +86,7 @@ class Scheduler:
         self._idle = not batches
         if batches:
             offers.publish(self._commit(batches))
+            self._placed = time.monotonic()
 
     def _poll(self) -> None:
         """Find waiting jobs whose hint was lost."""
