@@ -18,22 +18,14 @@ $(STAMP): requirements.txt requirements-dev.txt
 demo: $(STAMP)
 	@$(PY) -m prominence.demo
 
-# Everything on the embedded pair (SQLite, Valkey); what touches a database or Redis again on PostgreSQL and Redis.
+# Everything on the embedded pair (SQLite, Valkey); what meets a database or Redis again on PostgreSQL and Redis.
+NO_BACK_END := unit runtimes worker
 test: $(STAMP)
 	@sh tests/setup/all.sh $(PY)
 	@status=0; \
 	PROMINENCE_TEST_BACKEND=embedded $(PY) -m pytest -q tests || status=$$?; \
-	PROMINENCE_TEST_BACKEND=production $(PY) -m pytest -q tests --ignore=tests/unit --ignore=tests/runtimes || status=$$?; \
+	PROMINENCE_TEST_BACKEND=production $(PY) -m pytest -q tests $(NO_BACK_END:%=--ignore=tests/%) || status=$$?; \
 	exit $$status
-
-# RUNS schedules of faults, from SEED on, each over JOBS jobs; goes on where the last call ended. See docs/reliability.md.
-RUNS ?= 1
-SEED ?= 1
-JOBS ?= 300
-
-chaos: $(STAMP)
-	@sh tests/setup/all.sh $(PY)
-	@PROMINENCE_TEST_BACKEND=production $(PY) -m tests.chaos --runs $(RUNS) --seed $(SEED) --jobs $(JOBS)
 
 check: $(STAMP)
 	$(PY) -m ruff check .

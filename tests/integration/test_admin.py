@@ -78,6 +78,7 @@ def make_node(name: str, status: IncarnationStatus = IncarnationStatus.READY) ->
         hostname="machine",
         token_hash=f"token-hash-{name}",
         redis_password_hash="password-hash",
+        lease_s=600.0,
         runtimes={"singularity": "1.3"},
         **amount,
         **{f"{key}_free": value for key, value in amount.items()},
