@@ -21,6 +21,7 @@ from tests.chaos.proxy import Mode
 from tests.chaos.system import LEASE_S, Node, System
 
 app = Celery("chaos", set_as_current=False)
+BURST = 15  # posts
 KILL, STOP, CONT = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
 
 
@@ -41,19 +42,19 @@ class Scene:
     users: Users
     random: Random
 
-    def node(self, *, lasting_s: float = 0.0) -> Node | None:
+    def node(self, *, lasting_s: float) -> Node | None:
         """A machine that is in no other trouble; at most half of them are in long trouble at a time."""
-        now = time.monotonic()
-        nodes = list(self.system.nodes.values())
-        free = [n for n in nodes if n.busy_until < now and self.system.keeper.pid(n.name)]
-        if lasting_s and len(nodes) - len(free) >= len(nodes) // 2:
-            return None
-        if not free:
+        free, everything = self.free_nodes(), len(self.system.nodes)
+        if not free or everything - len(free) >= everything // 2:
             return None
         node = self.random.choice(free)
-        if lasting_s:
-            node.busy_until = now + lasting_s + 1.0
+        node.busy_until = time.monotonic() + lasting_s + 1.0
         return node
+
+    def free_nodes(self) -> list[Node]:
+        nodes = self.system.nodes.values()
+        now, pid = time.monotonic(), self.system.keeper.pid
+        return [node for node in nodes if node.busy_until < now and pid(node.name)]
 
 
 Fault = Callable[[Scene], Effect | None]
@@ -79,17 +80,19 @@ def stop_server(name: str) -> Fault:
 
 
 def kill_api_in_posts(scene: Scene) -> Effect | None:
-    """Everything that waits is posted at once, and the API dies in the middle of it."""
-    scene.users.burst.set()
+    """Many jobs are posted at once, and the API dies in the middle of it."""
+    if scene.system.keeper.pid("api") is None:
+        return None
+    scene.users.hurry(BURST)
     time.sleep(scene.random.uniform(0.02, 0.15))
-    hit = scene.system.keeper.send("api", KILL)
-    return Effect("in a burst", 0.3, scene.users.burst.clear) if hit else None
+    scene.system.keeper.send("api", KILL)
+    return Effect(f"{BURST} at once")
 
 
 def _one(scene: Scene, find: Callable[[Node], list[int]]) -> tuple[Node, int] | None:
-    node = scene.node()
-    pids = find(node) if node else []
-    return (node, scene.random.choice(pids)) if node and pids else None
+    """A process of a machine that is in no other trouble, and has such a one."""
+    found = [(node, pid) for node in scene.free_nodes() for pid in find(node)]
+    return scene.random.choice(found) if found else None
 
 
 def _worker(scene: Scene) -> Callable[[Node], list[int]]:

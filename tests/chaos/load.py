@@ -94,7 +94,7 @@ def _plan(random: Random, name: str, over_s: float, waves: list[float]) -> Plan:
         name=name,
         at_s=at_s,
         runtime=CONTAINER if inside else PROCESS,
-        steps=random.randint(0, 2) if quick else random.randint(3, 12),
+        steps=random.randint(0, 2) if quick else random.randint(3, 20),
         pause_s=0.1 if quick else 0.3,
         pad=random.choice([0] * 8 + [2_000, 70_000, 300_000]),
         code=3 if random.random() < 0.08 else 0,
@@ -159,7 +159,7 @@ class Users:
     deleted: set[int] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
     retried: int = 0
-    burst: threading.Event = field(default_factory=threading.Event)
+    _hurry: int = 0  # plans up to this one are due, whatever their time
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _threads: list[threading.Thread] = field(default_factory=list)
     _began: float = 0.0
@@ -178,6 +178,10 @@ class Users:
         """Everything is acknowledged (or was refused)."""
         return not any(thread.is_alive() for thread in self._threads[:-1])
 
+    def hurry(self, count: int) -> None:
+        """The next jobs are due now."""
+        self._hurry = self._next + count
+
     def stop(self) -> None:
         self._over.set()
         for thread in self._threads:
@@ -190,17 +194,17 @@ class Users:
     def _submit_all(self) -> None:
         with self.client() as client:
             while not self._over.is_set() and (plan := self._take()):
-                while not self._is_due(plan) and not self._over.wait(0.02):
+                while not self._is_due(*plan) and not self._over.wait(0.02):
                     pass
-                self._submit(client, plan)
+                self._submit(client, plan[1])
 
-    def _take(self) -> Plan | None:
+    def _take(self) -> tuple[int, Plan] | None:
         with self._lock:
-            self._next += 1
-            return self.plans[self._next - 1] if self._next <= len(self.plans) else None
+            number, self._next = self._next, self._next + 1
+            return (number, self.plans[number]) if number < len(self.plans) else None
 
-    def _is_due(self, plan: Plan) -> bool:
-        return self.burst.is_set() or time.monotonic() - self._began >= plan.at_s
+    def _is_due(self, number: int, plan: Plan) -> bool:
+        return number < self._hurry or time.monotonic() - self._began >= plan.at_s
 
     def _submit(self, client: httpx.Client, plan: Plan) -> None:
         document = plan.document(self.notes.path, self.notes.url)

@@ -18,7 +18,7 @@ from tests.chaos.load import Notes, Users, make_plans
 from tests.chaos.system import System, World
 
 TICK_S = 0.03
-FAULT_EVERY_S = 1.8
+FAULT_EVERY_S = 1.5
 STUCK_S = 150.0
 """Without any job's end after the last fault: longer than a fetch is tried, and twenty leases."""
 

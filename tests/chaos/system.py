@@ -40,7 +40,7 @@ SETTINGS = {
 }
 CONTROL = {"scheduler": "scheduler", "ingest": "ingest", "control": "outbox,reconciler"}
 SERVERS = ("api", *CONTROL)
-NODE_CPUS = 8
+NODE_CPUS = 5
 
 
 @dataclass
