@@ -126,7 +126,6 @@ class EventSender(Loop):
         self._uplink.advance(before, events[-1].seq)
         return True
 
-
     def _after(self, sent: int) -> list[Event]:
         return self._journal.events_after(sent, max_count=BATCH_EVENTS, max_bytes=BATCH_BYTES)
 
@@ -210,12 +209,13 @@ class Heart(Loop):
         return acknowledged < self._journal.acknowledged < self._journal.last_seq
 
     def _heartbeat(self, last_seq: int | None = None) -> Heartbeat:
-        held = self._journal.held()
         number = self._uplink.new_beat(last_seq)
         return Heartbeat(
             number=number,
             boot=self._pulse.boot,
-            held=held,
+            # After last_seq: what the server knows from events up to there must not be missing here, or it
+            # takes an attempt that was claimed in between for lost, and stops it.
+            held=self._journal.held(),
             last_seq=self._uplink.last_seq(number),
             disk_free_mb=free_mb(self._pulse.data),
         )
