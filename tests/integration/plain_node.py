@@ -67,11 +67,17 @@ class PlainNode:
     def messages(self) -> list[list[AttemptKey]]:
         """Celery messages waiting in the queue: taken, batches of keys."""
         batches = []
-        while raw := self.redis.rpop(f"{self.keys.prefix}jobs"):
-            body = json.loads(raw)
-            _, kwargs, _ = json.loads(_unpack(body))
-            batches.append([AttemptKey(*key) for key in kwargs["keys"]])
+        while batch := self.next_message():
+            batches.append(batch)
         return batches
+
+    def next_message(self) -> list[AttemptKey]:
+        """One Celery message, taken; [] when there is none."""
+        raw = self.redis.rpop(f"{self.keys.prefix}jobs")
+        if raw is None:
+            return []
+        _, kwargs, _ = json.loads(_unpack(json.loads(raw)))
+        return [AttemptKey(*key) for key in kwargs["keys"]]
 
     def claim(self, key: AttemptKey) -> bool:
         taken = self.redis.getdel(self.keys.offer(key)) is not None
