@@ -7,12 +7,12 @@ path      a change of state that is not allowed, or not exactly one terminal eve
 late      a job did something after its end was shown
 log       a log that is not what the job printed and is not marked as cut
 capacity  counters that differ from a recount
-leftover  outbox rows, live placements, open journal entries
+leftover  outbox rows, live placements, open journal entries, processes; a system that says it is not well
 """
 
 import re
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -86,6 +86,7 @@ def check(schedule: Schedule) -> Card:
     log = _Logs(schedule)
     violations = [
         *_lost(schedule, jobs),
+        *_doubled(schedule, jobs),
         *(violation for job in jobs.values() for violation in _judge(schedule, job)),
         *(violation for job in jobs.values() for violation in log.judge(job)),
         *_leftovers(schedule),
@@ -154,6 +155,14 @@ def _lost(schedule: Schedule, jobs: dict[int, JobFacts]) -> Iterator[Violation]:
                 yield Violation("lost", job, f"{name} was acknowledged and is not there")
 
 
+def _doubled(schedule: Schedule, jobs: dict[int, JobFacts]) -> Iterator[Violation]:
+    """One job for each Idempotency-Key, where the API knows such keys."""
+    names = Counter(job.name for job in jobs.values()) if schedule.users.keys_work else {}
+    for name, count in names.items():
+        if count > 1 and schedule.plans[name].twin:
+            yield Violation("twice", None, f"{name}: {count} jobs in spite of a key")
+
+
 def _leftovers(schedule: Schedule) -> Iterator[Violation]:
     query = schedule.system.query
     for topic, key, tries in query("SELECT topic, key, tries FROM jobs_outbox"):
@@ -166,6 +175,17 @@ def _leftovers(schedule: Schedule) -> Iterator[Violation]:
         yield Violation("leftover", job, f"attempt {number} is still live on {node}")
     yield from _capacity(schedule)
     yield from _journals(schedule)
+    yield from _processes(schedule)
+    if not schedule.system.is_healthy():
+        yield Violation("leftover", None, "/health says that something does not work")
+
+
+def _processes(schedule: Schedule) -> Iterator[Violation]:
+    """Of a node without jobs, worker and spawner are left."""
+    for node in schedule.system.nodes.values():
+        names = sorted(machine.processes(node.data).values())
+        if len(names) != 1 or not names[0].startswith("prom-spwn-"):
+            yield Violation("leftover", None, f"{node.name} runs {names}")
 
 
 def _capacity(schedule: Schedule) -> Iterator[Violation]:
@@ -328,7 +348,7 @@ class _Logs:
             yield f"nobody says whether it is complete; {len(body)} bytes"
         elif not complete:
             self.cut += 1
-            if job.status == "completed":
+            if job.status == "completed" and not self._was_full(job):
                 yield f"cut at {size} of {len(expected)} bytes although its node ended it well"
         elif len(body) != size:
             yield f"{len(body)} bytes, said to be {size} and complete"
@@ -336,3 +356,8 @@ class _Logs:
             yield f"{len(body)} bytes, not the {len(expected)} that it printed: {body[-200:]!r}"
         elif not expected.startswith(body):
             yield f"not a beginning of what it printed: {body[-200:]!r}"
+
+    def _was_full(self, job: JobFacts) -> bool:
+        node = job.attempts[job.attempt]["node"]
+        system = self._schedule.system
+        return any(n.was_full for n in (*system.nodes.values(), *system.retired) if n.name == node)

@@ -251,6 +251,16 @@ def wipe(scene: Scene) -> Effect | None:
     return Effect(node.name, scene.random.uniform(0.2, 3.0), enrol)
 
 
+def fill_disk(scene: Scene) -> Effect | None:
+    node = scene.node(lasting_s=6.0)
+    if node is None or not node.has_disk:
+        return None
+    node.was_full = True
+    filler = machine.fill_disk(node.data)
+    lasts_s = scene.random.uniform(1.0, 6.0)
+    return Effect(f"{node.name} for {lasts_s:.1f} s", lasts_s, lambda: filler.unlink(True))
+
+
 def cut(mode: Mode) -> Fault:
     def fault(scene: Scene) -> Effect | None:
         lasts_s = scene.random.choice([2.0, 0.9 * LEASE_S, 1.4 * LEASE_S, 2.6 * LEASE_S])
@@ -357,6 +367,7 @@ FAULTS: dict[str, tuple[int, Fault]] = {
     "node rebooted": (2, reboot),
     "node lost": (2, lose),
     "node wiped": (2, wipe),
+    "disk full": (2, fill_disk),
     "network closed": (2, cut(Mode.CLOSED)),
     "network dropped": (2, cut(Mode.DROPPED)),
     "network slow": (2, cut(Mode.DELAYED)),

@@ -5,6 +5,7 @@ Independent of `worker/`: reads the block file, /proc and nothing else.
 
 import os
 import signal
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,6 +56,31 @@ def signal_all(data: Path, number: signal.Signals) -> int:
             send(pid, number)
         done |= fresh
     return len(done)
+
+
+def mount_disk(data: Path, *, size_mb: int) -> bool:
+    """A small disk of its own for the node; False where that may not be done."""
+    data.mkdir(mode=0o711)
+    options = f"size={size_mb}m,mode=711"
+    words = ["mount", "-t", "tmpfs", "-o", options, "prominence-chaos", str(data)]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def unmount_disk(data: Path) -> None:
+    if data.is_mount():
+        subprocess.run(["umount", "--lazy", str(data)], check=False)
+
+
+def fill_disk(data: Path) -> Path:
+    """A file that takes what is free; delete it to have room again."""
+    filler = data / "filler"
+    status = os.statvfs(data)
+    descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, max(1, status.f_bavail * status.f_frsize - 4096))
+    finally:
+        os.close(descriptor)
+    return filler
 
 
 def send(pid: int, number: signal.Signals) -> None:

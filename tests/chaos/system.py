@@ -41,6 +41,7 @@ SETTINGS = {
 CONTROL = {"scheduler": "scheduler", "ingest": "ingest", "control": "outbox,reconciler"}
 SERVERS = ("api", *CONTROL)
 NODE_CPUS = 5
+DISK_MB = 200
 
 
 @dataclass
@@ -114,6 +115,8 @@ class Node:
     data: Path
     api: Proxy
     redis: Proxy
+    has_disk: bool = False
+    was_full: bool = False
     busy_until: float = 0.0
     thaws: list[tuple[float, float]] = field(default_factory=list)
 
@@ -167,6 +170,8 @@ class System:
         for node in [*self.nodes.values(), *self.retired]:
             machine.signal_all(node.data, signal.SIGKILL)
         self.network.stop()
+        for node in [*self.nodes.values(), *self.retired]:
+            machine.unmount_disk(node.data)
         self.redis.stop(signal.SIGKILL)
         kill_processes_of(self.room)
 
@@ -179,6 +184,7 @@ class System:
         own_redis = self.network.open(self.redis.port)
         rewrite = (f":{self.redis.port}/".encode(), f":{own_redis.port}/".encode())
         node = Node(name, self.room / name, self.network.open(self.port, rewrite), own_redis)
+        node.has_disk = machine.mount_disk(node.data, size_mb=DISK_MB)
         self.nodes[name] = node
         self.new_token(name)
         self.keeper.add(name, self._node_command(node))
