@@ -147,7 +147,7 @@ class JobAdmin(ReadOnlyAdmin):
         for start in range(0, len(ids), DELETE_PAGE):
             delete_jobs(ids[start : start + DELETE_PAGE], actor=request.user.get_username())
         record(request, Job.objects.filter(pk__in=ids).only("pk"), "asked for its deletion")
-        messages.success(request, f"{len(ids)} jobs deleted, or being stopped by their nodes.")
+        messages.success(request, f"Jobs deleted, or being stopped by their nodes: {len(ids)}")
         if skipped := queryset.count() - len(ids):
             messages.info(request, f"{skipped} jobs had ended already and stay as they are.")
         return None
