@@ -277,7 +277,7 @@ def test_deleting_goes_through_transition(admin_client: Client, alice: User, nod
 
     page = act(admin_client, JOBS, "delete_selected_jobs", ids, confirmed="yes")
 
-    assert "2 jobs deleted" in page
+    assert "by their nodes: 2" in page
     assert Event.objects.get(job=pending, after=JobStatus.DELETED).actor == "admin"
     for job in (ended, running):
         job.refresh_from_db()
