@@ -6,6 +6,7 @@ State and stories are in `.chaos/`; `--fresh` forgets them. Exit code 1 when a r
 import argparse
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ STATE = PROJECT / ".chaos"
 def main() -> int:
     arguments = _parser().parse_args()
     logging.basicConfig(level=logging.WARNING)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # nothing is left behind
     if arguments.fresh:
         shutil.rmtree(STATE, ignore_errors=True)
     state = STATE / "state.jsonl"

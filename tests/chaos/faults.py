@@ -3,61 +3,25 @@
 A fault that cannot be had right now (its victim is down already, or in the middle of another one) returns None.
 """
 
-import base64
-import json
 import shutil
 import signal
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from random import Random
-
-from celery import Celery
 
 from tests.chaos import machine
-from tests.chaos.load import Users
+from tests.chaos.message_faults import (
+    double_messages,
+    double_outbox,
+    drop_keys,
+    lose_offers,
+    spoil_events,
+)
 from tests.chaos.proxy import Mode
-from tests.chaos.system import LEASE_S, Node, System
+from tests.chaos.scene import Effect, Fault, Scene, one_process, workers
+from tests.chaos.system import LEASE_S, Node
 
-app = Celery("chaos", set_as_current=False)
 BURST = 15  # posts
 KILL, STOP, CONT = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
-
-
-@dataclass(frozen=True)
-class Effect:
-    """`undo` is called after `lasts_s` seconds, or at the end of the schedule."""
-
-    what: str
-    lasts_s: float = 0.0
-    undo: Callable[[], object] = lambda: None
-
-
-@dataclass(frozen=True)
-class Scene:
-    """All that a fault may touch."""
-
-    system: System
-    users: Users
-    random: Random
-
-    def node(self, *, lasting_s: float) -> Node | None:
-        """A machine that is in no other trouble; at most half of them are in long trouble at a time."""
-        free, everything = self.free_nodes(), len(self.system.nodes)
-        if not free or everything - len(free) >= everything // 2:
-            return None
-        node = self.random.choice(free)
-        node.busy_until = time.monotonic() + lasting_s + 1.0
-        return node
-
-    def free_nodes(self) -> list[Node]:
-        nodes = self.system.nodes.values()
-        now, pid = time.monotonic(), self.system.keeper.pid
-        return [node for node in nodes if node.busy_until < now and pid(node.name)]
-
-
-Fault = Callable[[Scene], Effect | None]
 
 
 def kill_server(name: str) -> Fault:
@@ -89,20 +53,6 @@ def kill_api_in_posts(scene: Scene) -> Effect | None:
     return Effect(f"{BURST} at once")
 
 
-def _one(scene: Scene, find: Callable[[Node], list[int]]) -> tuple[Node, int] | None:
-    """A process of a machine that is in no other trouble, and has such a one."""
-    found = [(node, pid) for node in scene.free_nodes() for pid in find(node)]
-    return scene.random.choice(found) if found else None
-
-
-def _worker(scene: Scene) -> Callable[[Node], list[int]]:
-    def find(node: Node) -> list[int]:
-        pid = scene.system.keeper.pid(node.name)
-        return [pid] if pid else []
-
-    return find
-
-
 def _spawners(_: Scene) -> Callable[[Node], list[int]]:
     return lambda node: machine.spawners(node.data)
 
@@ -116,7 +66,7 @@ Finder = Callable[[Scene], Callable[[Node], list[int]]]
 
 def kill_one(finder: Finder) -> Fault:
     def fault(scene: Scene) -> Effect | None:
-        found = _one(scene, finder(scene))
+        found = one_process(scene, finder(scene))
         if found is None:
             return None
         machine.send(found[1], KILL)
@@ -127,7 +77,7 @@ def kill_one(finder: Finder) -> Fault:
 
 def stop_one(finder: Finder, longest_s: float) -> Fault:
     def fault(scene: Scene) -> Effect | None:
-        found = _one(scene, finder(scene))
+        found = one_process(scene, finder(scene))
         if found is None:
             return None
         node, pid = found
@@ -282,65 +232,6 @@ def cut(mode: Mode) -> Fault:
     return fault
 
 
-# ---- messages
-
-
-def double_messages(scene: Scene) -> Effect | None:
-    """Messages of attempts, old and new, come again, some with their offers."""
-    rows = scene.system.query(
-        "SELECT a.job_id, a.number, p.rank, p.incarnation FROM jobs_placement p "
-        "JOIN jobs_attempt a ON a.id = p.attempt_id JOIN clouds_incarnation i ON i.id = p.incarnation "
-        "WHERE i.status = 'ready' ORDER BY a.id DESC LIMIT 60"
-    )
-    chosen = scene.random.sample(rows, min(20, len(rows)))
-    with scene.system.redis_client() as client:
-        for job, attempt, rank, incarnation in chosen:
-            prefix, key = f"n.{incarnation}:", [job, attempt, rank]
-            if scene.random.random() < 0.5:
-                offer = json.dumps({"version": 1, "key": key})
-                client.set(f"{prefix}offer:{job}.{attempt}.{rank}", offer)
-            client.lpush(f"{prefix}jobs", celery_message([key]))
-    return Effect(f"{len(chosen)} messages")
-
-
-def celery_message(keys: list[list[int]]) -> bytes:
-    """As kombu's Redis transport keeps it."""
-    kwargs = {"batch": "chaos", "keys": keys}
-    message = app.amqp.as_task_v2(uuid.uuid4().hex, "prominence.run", args=(), kwargs=kwargs)
-    properties = {
-        **message.properties,
-        "delivery_mode": 2,
-        "delivery_info": {"exchange": "", "routing_key": "jobs"},
-        "priority": 0,
-        "body_encoding": "base64",
-        "delivery_tag": uuid.uuid4().hex,
-    }
-    envelope = {
-        "body": base64.b64encode(json.dumps(message.body).encode()).decode(),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": message.headers,
-        "properties": properties,
-    }
-    return json.dumps(envelope).encode()
-
-
-def drop_keys(scene: Scene) -> Effect | None:
-    """Half of what Redis holds for nodes is lost: queues, offers, events, words, output."""
-    with scene.system.redis_client() as client:
-        names = sorted(client.scan_iter(match="n.*", count=1000))
-        lost = [name for name in names if scene.random.random() < 0.5]
-        if lost:
-            client.delete(*lost)
-    return Effect(f"{len(lost)} of {len(names)} keys")
-
-
-def double_outbox(scene: Scene) -> Effect | None:
-    """Everything in the outbox is published again, early."""
-    scene.system.execute("UPDATE jobs_outbox SET due_at = now() - interval '1 second'")
-    return Effect("all rows due")
-
-
 FAULTS: dict[str, tuple[int, Fault]] = {
     "api killed": (2, kill_server("api")),
     "api killed in POSTs": (3, kill_api_in_posts),
@@ -351,10 +242,10 @@ FAULTS: dict[str, tuple[int, Fault]] = {
     "scheduler stopped": (1, stop_server("scheduler")),
     "ingest stopped": (1, stop_server("ingest")),
     "outbox+reconciler stopped": (1, stop_server("control")),
-    "worker killed": (4, kill_one(_worker)),
+    "worker killed": (4, kill_one(workers)),
     "spawner killed": (2, kill_one(_spawners)),
     "shim killed": (3, kill_one(_shims)),
-    "worker stopped": (2, stop_one(_worker, 2.5 * LEASE_S)),
+    "worker stopped": (2, stop_one(workers, 2.5 * LEASE_S)),
     "spawner stopped": (1, stop_one(_spawners, LEASE_S)),
     "shim stopped": (2, stop_one(_shims, 0.8 * LEASE_S)),
     "FLUSHALL": (3, flush),
@@ -373,5 +264,8 @@ FAULTS: dict[str, tuple[int, Fault]] = {
     "network slow": (2, cut(Mode.DELAYED)),
     "messages doubled": (3, double_messages),
     "keys dropped": (2, drop_keys),
+    "events lost": (3, spoil_events(lose_all=True)),
+    "events reordered": (2, spoil_events(lose_all=False)),
+    "offers lost": (3, lose_offers),
     "outbox doubled": (2, double_outbox),
 }

@@ -13,8 +13,9 @@ import psycopg2
 import redis
 
 from tests.chaos import machine
-from tests.chaos.faults import FAULTS, Scene
+from tests.chaos.faults import FAULTS
 from tests.chaos.load import Notes, Users, make_plans
+from tests.chaos.scene import Scene
 from tests.chaos.system import System, World
 
 TICK_S = 0.03
