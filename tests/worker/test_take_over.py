@@ -1,0 +1,74 @@
+"""A restarted worker and what never began: reported once, and never started by a late shim."""
+
+import os
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import pytest
+
+from worker import shim, sweep
+from worker.handover import Maker, Orders
+from worker.jobs import Jobs
+from worker.journal import Journal, State
+from worker.layout import LifeDir
+from worker.protocol import AttemptKey, Ended, EndReason, RunSpec
+from worker.running import exclude
+from worker.slots import Admission
+
+ENTERED, CLAIMED = AttemptKey(7, 1), AttemptKey(8, 1)
+# Nothing here runs, so nothing is followed or admitted.
+NO_JOBS, NO_ADMISSION = cast(Jobs, None), cast(Admission, None)
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> LifeDir:
+    directory = LifeDir(tmp_path / "life-1")
+    directory.make()
+    return directory
+
+
+def ordered(life: LifeDir, key: AttemptKey) -> Path:
+    """The directory of an attempt whose shim is about to begin."""
+    orders = Orders(
+        key=key, spec=RunSpec(tasks=()), secret_env={}, uid=os.getuid(), gid=os.getgid(),
+        puller=os.getuid(), slot=0, lease=str(life.lease), images="", cgroup="0", mirrors={},
+        allow_process=True, allow_shared_uid=True, log_cap_bytes=1000,
+    )  # fmt: skip
+    job_dir = life.job(key)
+    job_dir.path.mkdir()
+    job_dir.orders.write_bytes(msgspec.json.encode(orders))
+    return job_dir.path
+
+
+def run_shim(path: Path) -> None:
+    """In a child: it changes its process."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            shim.main(path)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def test_entries_without_a_shim_are_reported_never_started(life: LifeDir) -> None:
+    journal = Journal(life.journal)
+    journal.enter([ENTERED, CLAIMED])
+    journal.claim([CLAIMED], [], "")
+    ordered(life, CLAIMED)
+    sweep.take_over(journal, life, NO_JOBS, NO_ADMISSION)
+    events = journal.events_after(0, max_count=10, max_bytes=1 << 20)
+    ends = {e.key: e.reason for e in events if isinstance(e, Ended)}
+    assert ends == dict.fromkeys([ENTERED, CLAIMED], EndReason.NEVER_STARTED)
+    assert journal.state(CLAIMED) is State.ENDED
+    assert list(life.jobs.iterdir()) == []
+
+
+def test_shim_that_comes_after_the_worker_excluded_it_does_not_begin(life: LifeDir) -> None:
+    path = ordered(life, CLAIMED)
+    mark = exclude(life.job(CLAIMED))
+    assert mark is not None
+    assert mark.maker is Maker.WORKER
+    run_shim(path)
+    assert life.job(CLAIMED).orders.exists()  # a shim that begins removes them
