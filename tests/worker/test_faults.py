@@ -216,7 +216,8 @@ def test_quit_signal_kills_jobs(side: OtherSide, machine: Machine) -> None:
     machine.start()
     run(side, machine, ESCAPEES)
     machine.signal(signal.SIGQUIT)
-    assert machine.of_jobs() == []
+    # A sweeper, which takes the slot's uid to kill with, may outlive the worker by a moment.
+    wait_until(lambda: machine.of_jobs() == [], 2, dump=machine.of_jobs)
     assert machine.shims() == []
 
 
