@@ -22,6 +22,8 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+import httpx
+
 from tests.chaos import machine
 from tests.chaos.load import Plan
 from tests.chaos.schedule import SETTLE_S, Schedule
@@ -83,12 +85,14 @@ def check(schedule: Schedule) -> Card:
     """Wait until things have settled, then judge."""
     schedule.wait(lambda: not list(_leftovers(schedule)), SETTLE_S)
     jobs = _facts(schedule)
-    log = _Logs(schedule)
+    with schedule.users.client() as client:
+        log = _Logs(schedule, client)
+        logs = [violation for job in jobs.values() for violation in log.judge(job)]
     violations = [
         *_lost(schedule, jobs),
         *_doubled(schedule, jobs),
         *(violation for job in jobs.values() for violation in _judge(schedule, job)),
-        *(violation for job in jobs.values() for violation in log.judge(job)),
+        *logs,
         *_leftovers(schedule),
     ]
     statuses: dict[str, int] = defaultdict(int)
@@ -321,9 +325,9 @@ def _is_just_thawed(job: JobFacts, note: Note, schedule: Schedule) -> bool:
 class _Logs:
     """Reads every log by HTTP."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, client: httpx.Client) -> None:
         self._schedule = schedule
-        self._client = schedule.users.client()
+        self._client = client
         self.cut = 0
 
     def judge(self, job: JobFacts) -> Iterable[Violation]:

@@ -35,7 +35,6 @@ class Proxy:
         self._passing = asyncio.Event()
         self._passing.set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> asyncio.Server:
         return await asyncio.start_server(self._accept, HOST, self.port)
@@ -81,7 +80,7 @@ class Proxy:
             for pump in pumps:
                 pump.cancel()
             self._writers.discard(back_writer)
-            back_writer.close()
+            back_writer.transport.abort()
 
     async def _pump(
         self,
@@ -105,11 +104,13 @@ class Network:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._proxies: list[Proxy] = []
+        self._servers: list[asyncio.Server] = []
         self._thread.start()
 
     def open(self, target: int, rewrite: tuple[bytes, bytes] | None = None) -> Proxy:
         proxy = Proxy(target, rewrite)
-        asyncio.run_coroutine_threadsafe(proxy.serve(), self._loop).result(5)
+        serving = asyncio.run_coroutine_threadsafe(proxy.serve(), self._loop)
+        self._servers.append(serving.result(5))
         self._proxies.append(proxy)
         return proxy
 
@@ -117,11 +118,18 @@ class Network:
         self._loop.call_soon_threadsafe(proxy.become, mode, delay_s)
 
     def stop(self) -> None:
-        async def end() -> None:
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-            await asyncio.sleep(0)
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        for server in self._servers:
+            server.close()
+        for proxy in self._proxies:
+            proxy.become(Mode.CLOSED)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.1)  # transports close in the loop's next turns
