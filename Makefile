@@ -19,13 +19,22 @@ demo: $(STAMP)
 	@$(PY) -m prominence.demo
 
 # Everything on the embedded pair (SQLite, Valkey); what meets a database or Redis again on PostgreSQL and Redis.
-NO_BACK_END := unit runtimes worker e2e/test_up.py
+NO_BACK_END := unit model runtimes worker e2e/test_up.py
 test: $(STAMP)
 	@sh tests/setup/all.sh $(PY)
 	@status=0; \
 	PROMINENCE_TEST_BACKEND=embedded $(PY) -m pytest -q tests --ignore=tests/chaos || status=$$?; \
 	PROMINENCE_TEST_BACKEND=production $(PY) -m pytest -q tests $(NO_BACK_END:%=--ignore=tests/%) || status=$$?; \
 	exit $$status
+
+# RUNS schedules of faults, from SEED on, each over JOBS jobs; goes on where the last call ended. See docs/reliability.md.
+RUNS ?= 1
+SEED ?= 1
+JOBS ?= 300
+
+chaos: $(STAMP)
+	@sh tests/setup/all.sh $(PY)
+	@PROMINENCE_TEST_BACKEND=production $(PY) -m tests.chaos --runs $(RUNS) --seed $(SEED) --jobs $(JOBS)
 
 check: $(STAMP)
 	$(PY) -m ruff check .

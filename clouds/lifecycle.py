@@ -30,6 +30,8 @@ from worker.protocol import AttemptKey, Keys, key_prefix
 logger = logging.getLogger(__name__)
 
 PAGE = 256
+# A moment in the database is when its statement began; what waited for a lock took effect a little later.
+MARGIN = 1.1
 
 
 def fence_silent() -> list[int]:
@@ -65,7 +67,9 @@ def _overdue(moment: str, **state: object) -> list[QuerySet[Incarnation]]:
     """Incarnations in this state whose own lease has passed since `moment`: a set for each lease ever given."""
     rows = Incarnation.objects.filter(**state)
     return [
-        rows.filter(lease_s=lease_s, **{f"{moment}__lt": Now() - timedelta(seconds=lease_s)})
+        rows.filter(
+            lease_s=lease_s, **{f"{moment}__lt": Now() - timedelta(seconds=MARGIN * lease_s)}
+        )
         for lease_s in rows.values_list("lease_s", flat=True).distinct()
     ]
 

@@ -102,15 +102,19 @@ def open_shim(mark: RunMark) -> int:
 
 
 def kill_job(node: str, key: AttemptKey, uid: int) -> None:
-    """Kill all processes of a job that has no shim any more, and wait until they are gone."""
+    """Kill all processes of a job that has no shim any more, and wait until they are gone, however long that takes:
+    an end that was reported while one of them lived could let the job run twice at once.
+    """
     group = Group(node=node, job=str(key))
     group.kill()
-    if os.getuid() == 0:
-        tree.sweep_uids([uid])
-        gone = tree.kill_until_gone(lambda: tree.processes_of_uids({uid}))
-    else:
-        mark = f"{node}/{key}"
-        gone = tree.kill_until_gone(lambda: [*group.pids(), *tree.processes_marked(mark)])
-    if not gone:
+    while not _killed(group, f"{node}/{key}", uid):
         logger.error("processes of %s do not die", key)
     group.remove()
+
+
+def _killed(group: Group, mark: str, uid: int) -> bool:
+    """Kill for ten seconds; are all gone?"""
+    if os.getuid() == 0:
+        tree.sweep_uids([uid])
+        return tree.kill_until_gone(lambda: tree.processes_of_uids({uid}))
+    return tree.kill_until_gone(lambda: [*group.pids(), *tree.processes_marked(mark)])

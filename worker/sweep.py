@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from worker import tree
 from worker.blocks import Block
@@ -79,9 +80,17 @@ def take_over(journal: Journal, life: LifeDir, jobs: Jobs, admission: Admission)
         mark = exclude(life.job(key))
         if mark is None or mark.maker is Maker.WORKER:
             journal.end(never_started(key, "the node's worker was restarted before it started"))
-            wipe(life.job(key).path)
+            _remove_whole(life.job(key).path)
         else:
             _take_over_begun(key, mark, life, jobs, admission)
+
+
+def _remove_whole(path: Path) -> None:
+    """Take the directory away at once: a shim that stands still before its `run` must not find the place free again."""
+    gone = path.with_name(f".gone-{path.name}")
+    with suppress(FileNotFoundError):
+        path.rename(gone)
+        wipe(gone)
 
 
 def _take_over_begun(
