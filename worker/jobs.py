@@ -219,12 +219,21 @@ class Jobs:
 
     def _fail_to_start(self, running: Running, detail: str) -> None:
         """A shim may or may not exist: exclude it, or wait for it."""
-        mark = exclude(running.dir)
+        mark = self._exclude(running)
         if mark is None or mark.maker is Maker.WORKER:
             self._end_unstarted(running, EndReason.NODE_ERROR, detail)
         else:
             running.attach(open_shim(mark))
             self.follow(running)
+
+    def _exclude(self, running: Running) -> RunMark | None:
+        """Exclude its shim, however long the disk is full: until then nobody can say that it does not run."""
+        while True:
+            try:
+                return exclude(running.dir)
+            except OSError as error:
+                logger.error("the shim of %s cannot be excluded: %s", running.key, error)
+                time.sleep(RETRY_S)
 
     def _end_unstarted(self, running: Running, reason: EndReason, detail: str) -> None:
         self._pump.finish(running.key, ())
@@ -298,7 +307,7 @@ class Jobs:
         logger.warning("the shim of %s is gone: killing what it left", running.key)
         mark = read_file(running.dir.run, RunMark)
         if mark is None:
-            exclude(running.dir)
+            self._exclude(running)
         kill_job(self._place.node, running.key, running.uid)
         status = read_file(running.dir.status, Status) or Status()
         reason = running.stop.reason if running.stop else EndReason.SHIM_LOST

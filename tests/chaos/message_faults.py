@@ -83,7 +83,8 @@ def spoil_events(*, lose_all: bool) -> Fault:
             finally:
                 machine.send(pid, CONT)
 
-        return Effect("of all nodes", scene.random.uniform(0.3, 2.0), go_on)
+        # Nodes that hear nothing for longer say it again by HTTPS.
+        return Effect("of all nodes", scene.random.uniform(0.2, 0.9), go_on)
 
     return fault
 

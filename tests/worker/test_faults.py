@@ -230,3 +230,20 @@ def test_killed_spawner_is_replaced_and_jobs_go_on(side: OtherSide, machine: Mac
     (machine.job_dir(KEY).work / "go").touch()
     wait_until(lambda: side.ended(KEY), 20, dump=machine.dump)
     assert side.log(KEY) == b"one\ntwo\n"
+
+
+def test_attempt_that_no_room_is_for_is_reported_once_there_is_some(
+    side: OtherSide, machine: Machine
+) -> None:
+    """As on a full disk: neither its directory nor the mark that excludes a shim can be made at first."""
+    machine.start()
+    wait_until(lambda: side.beats, 20, dump=machine.dump)
+    obstacle, other = machine.job_dir(KEY).path, AttemptKey(8, 1)
+    obstacle.write_bytes(b"")
+    side.offer({KEY: spec("true"), other: spec("true")})
+    wait_until(lambda: "cannot be excluded" in machine.dump(), 20, dump=machine.dump)
+    assert not side.ended(KEY)
+    obstacle.unlink()
+    ended = wait_until(lambda: side.ended(KEY), 20, dump=machine.dump)
+    assert ended.reason is EndReason.NODE_ERROR
+    wait_until(lambda: side.ended(other), 20, dump=machine.dump)
