@@ -170,12 +170,14 @@ def _note_contact(
 
 
 def _faults(row: Incarnation, reports: Sequence[Report]) -> dict[str, object]:
-    """Node faults in a row: each doubles the time in which the node gets nothing new; a finished job clears them."""
-    faults = row.faults
-    for report in reports:
-        if isinstance(report, EndReport):
-            at_fault = REASONS[report.reason].fault is Fault.NODE
-            faults = faults + 1 if at_fault else 0
+    """Node faults in a row: each doubles the time in which the node gets nothing new; a job that ran clears them.
+
+    What is heard at once counts once: one incident ends many jobs.
+    """
+    ends = [REASONS[r.reason].fault is Fault.NODE for r in reports if isinstance(r, EndReport)]
+    if not ends:
+        return {}
+    faults = (row.faults if all(ends) else 0) + any(ends)
     if faults == row.faults:
         return {}
     pause = min(2 ** min(faults, 20), SHUN_MAXIMUM_S) if faults > 1 else 0
