@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
@@ -60,7 +60,7 @@ def text_of(browser: WebDriver) -> str:
     """What the page says; nothing while it is being replaced by the next one."""
     try:
         return browser.find_element(By.TAG_NAME, "body").text
-    except StaleElementReferenceException:
+    except (NoSuchElementException, StaleElementReferenceException):
         return ""
 
 

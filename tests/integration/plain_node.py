@@ -32,6 +32,9 @@ from worker.protocol import (
     key_prefix,
 )
 
+OPEN: list["redis.Redis"] = []
+"""Clients of the nodes of the present test; its fixture closes them."""
+
 
 @dataclass
 class PlainNode:
@@ -63,6 +66,7 @@ class PlainNode:
         self.events = []
         self.keys = Keys(key_prefix(self.enrolment.incarnation))
         self.redis = redis.Redis.from_url(self.enrolment.redis_url)
+        OPEN.append(self.redis)
 
     def messages(self) -> list[list[AttemptKey]]:
         """Celery messages waiting in the queue: taken, batches of keys."""
