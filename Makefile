@@ -19,7 +19,7 @@ demo: $(STAMP)
 	@$(PY) -m prominence.demo
 
 # Everything on the embedded pair (SQLite, Valkey); what meets a database or Redis again on PostgreSQL and Redis.
-NO_BACK_END := unit model runtimes worker e2e/test_up.py
+NO_BACK_END := unit model runtimes worker chaos integration/test_protocol_machine.py e2e/test_up.py
 test: $(STAMP)
 	@sh tests/setup/all.sh $(PY)
 	@status=0; \
