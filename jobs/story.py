@@ -140,11 +140,15 @@ def load_news(job_id: int, after_event: int) -> News | None:
     job = Job.objects.filter(pk=job_id).values("status", "outcome").first()
     if job is None:
         return None
-    events = Event.objects.filter(job_id=job_id, pk__gt=after_event).order_by("pk")
+    rows = Event.objects.filter(job_id=job_id, pk__gt=after_event).order_by("pk")
+    events = [dict(event) for event in rows.values(*_EVENT_COLUMNS)]
+    if events and events[-1]["after"] in TERMINAL and job["status"] not in TERMINAL:
+        # It ended between the two queries: what was just read must not wait for a notice that may be lost.
+        job = Job.objects.filter(pk=job_id).values("status", "outcome").first() or job
     news = News(
         status=job["status"],
         outcome=job["outcome"],
-        events=[dict(event) for event in events.values(*_EVENT_COLUMNS)],
+        events=events,
         logs={},
         places={},
     )

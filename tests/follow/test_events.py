@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from django.contrib.auth.models import User
+from django.db import transaction
 
 from jobs.models import Event, Job
 from jobs.states import Reason
@@ -237,10 +238,11 @@ def test_redis_that_restarts_is_found_again(
 def test_lost_notices_cost_only_time(viewer: Viewer, scene: Scene) -> None:
     watch = Watch(viewer, scene.job.pk)
     wait_until(lambda: watch.transcript.states)
-    Event.objects.create(
-        job=scene.job, before="pending", after="deleted", reason=Reason.DELETED_BY_USER
-    )
-    Job.objects.filter(pk=scene.job.pk).update(status="deleted", outcome="badly", queued=False)
+    with transaction.atomic():  # as every change is made
+        Event.objects.create(
+            job=scene.job, before="pending", after="deleted", reason=Reason.DELETED_BY_USER
+        )
+        Job.objects.filter(pk=scene.job.pk).update(status="deleted", outcome="badly", queued=False)
     assert watch.result(10).states == ["pending", "deleted"]
 
 
