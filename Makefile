@@ -18,14 +18,10 @@ $(STAMP): requirements.txt requirements-dev.txt
 demo: $(STAMP)
 	@$(PY) -m prominence.demo
 
-# Everything on the embedded pair (SQLite, Valkey); what meets a database or Redis again on PostgreSQL and Redis.
-NO_BACK_END := unit model runtimes worker chaos integration/test_protocol_machine.py e2e/test_up.py
+# Everything on the embedded pair (SQLite, Valkey) and, beside it, what meets a database or Redis on PostgreSQL and Redis.
 test: $(STAMP)
 	@sh tests/setup/all.sh $(PY)
-	@status=0; \
-	PROMINENCE_TEST_BACKEND=embedded $(PY) -m pytest -q tests --ignore=tests/chaos || status=$$?; \
-	PROMINENCE_TEST_BACKEND=production $(PY) -m pytest -q tests $(NO_BACK_END:%=--ignore=tests/%) || status=$$?; \
-	exit $$status
+	@$(PY) -m tests.halves
 
 # RUNS schedules of faults, from SEED on, each over JOBS jobs; goes on where the last call ended. See docs/reliability.md.
 RUNS ?= 1

@@ -106,7 +106,7 @@ class DataDir:
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that nothing listens on now, and that no outgoing connection will take."""
     candidates = list(FREE_PORTS)
-    random.shuffle(candidates)
+    random.SystemRandom().shuffle(candidates)  # tests seed the ordinary one, several at once
     return next(port for port in candidates if _is_free(host, port))
 
 
