@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.complete
 
-.PHONY: install demo test chaos check clean
+.PHONY: install demo test chaos check contract clean
 
 install: $(STAMP)
 	@:
@@ -36,6 +36,10 @@ check: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy .
+
+# docs/contract.md: which test proves which row of the contract.
+contract: $(STAMP)
+	@$(PY) -m tests.contract_table
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
