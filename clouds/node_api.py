@@ -140,7 +140,8 @@ def fetch_view(request: HttpRequest) -> HttpResponse:
 
 def _fetched(key: AttemptKey, placement: Placement) -> Fetched:
     job = placement.attempt.job
-    spec = run_spec(job.spec)
+    env = {"PROMINENCE_WORKFLOW_ID": str(job.workflow)} if job.workflow else {}
+    spec = run_spec(job.spec, env=env)
     token = issue_job_token(
         job_id=job.pk, username=job.owner.get_username(), walltime_s=spec.walltime_s
     )

@@ -1,7 +1,7 @@
 """The rows of a job's life. The database is the only truth; everything else is a hint or a copy.
 
-Owns `Job`, `Attempt`, `Placement`, `Event`, `Output`, `InputFile`, `Outbox`, `Kind`. Status columns are written by
-`jobs.services.transition` alone. Nothing here knows nodes, Redis or HTTP.
+Owns `Job`, `Chunk`, `Attempt`, `Placement`, `Event`, `Output`, `InputFile`, `Outbox`, `Kind`. Status columns and the
+counters of chunks are written by `jobs.transition` alone. Nothing here knows nodes, Redis or HTTP.
 """
 
 from django.conf import settings
@@ -18,6 +18,10 @@ class JobQuerySet(models.QuerySet["Job"]):
     def of(self, owner_id: int) -> "JobQuerySet":
         return self.filter(owner_id=owner_id)
 
+    def alone(self) -> "JobQuerySet":
+        """Jobs that belong to no workflow: those of one are listed with it (C27e)."""
+        return self.filter(workflow__isnull=True)
+
     def active(self) -> "JobQuerySet":
         """What a plain list shows (C27a)."""
         return self.filter(status__in=[JobStatus.PENDING, JobStatus.RUNNING])
@@ -28,6 +32,34 @@ class JobQuerySet(models.QuerySet["Job"]):
         for key, value in labels.items():
             jobs = jobs.filter(pk__in=Label.objects.filter(key=key, value=value).values("job_id"))
         return jobs
+
+
+class Chunk(models.Model):
+    """Up to 1,000 instances of a stage of a workflow, expanded together; the counters are kept by `jobs.transition`.
+
+    `workflow` and `stage` are numbers of rows that this room does not know. `size`: how many of its jobs run here.
+    `counted`: its ends have been added to its stage, after which nothing of it changes any more.
+    """
+
+    workflow = models.BigIntegerField()
+    stage = models.BigIntegerField()
+    number = models.PositiveIntegerField()
+    size = models.PositiveIntegerField()
+    well = models.PositiveIntegerField(default=0)
+    badly = models.PositiveIntegerField(default=0)
+    started_at = models.DateTimeField(null=True, blank=True)
+    counted = models.BooleanField(default=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["stage", "number"], name="chunk_number")]
+        indexes = [models.Index(fields=["workflow"], name="chunk_open", condition=Q(counted=False))]
+
+    def __str__(self) -> str:
+        return f"chunk {self.number} of stage {self.stage}"
+
+    @property
+    def ended(self) -> bool:
+        return self.well + self.badly >= self.size
 
 
 class Job(models.Model):
@@ -46,6 +78,12 @@ class Job(models.Model):
     image = models.CharField(max_length=512)
     command = models.TextField(blank=True)
     priority = models.IntegerField(default=0)
+    workflow = models.BigIntegerField(null=True, blank=True)
+    stage = models.BigIntegerField(null=True, blank=True)
+    instance = models.PositiveIntegerField(null=True, blank=True)
+    chunk = models.ForeignKey(
+        Chunk, on_delete=models.PROTECT, null=True, blank=True, db_index=False, related_name="+"
+    )
     attempt = models.PositiveIntegerField(default=0)
     queued = models.BooleanField(default=True)
     queued_at = models.DateTimeField(db_default=Now())
@@ -61,11 +99,15 @@ class Job(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(fields=["owner", "status", "id"], name="job_owner_status"),
+            models.Index(
+                fields=["owner", "status", "id"],
+                name="job_owner_status",
+                condition=Q(workflow__isnull=True),
+            ),
             models.Index(
                 fields=["owner", "-ended_at", "-id"],
                 name="job_owner_ended",
-                condition=Q(ended_at__isnull=False),
+                condition=Q(ended_at__isnull=False, workflow__isnull=True),
             ),
             models.Index(
                 fields=["owner", "shape", "-priority", "id"],
@@ -73,6 +115,19 @@ class Job(models.Model):
                 condition=Q(queued=True),
             ),
             models.Index(fields=["queued_at"], name="job_queued_at", condition=Q(queued=True)),
+            models.Index(
+                fields=["stage", "instance"],
+                name="job_badly",
+                condition=Q(outcome=Outcome.BADLY, stage__isnull=False),
+            ),
+        ]
+        constraints = [
+            # Expanding a chunk twice must be impossible, whoever tries.
+            models.UniqueConstraint(
+                fields=["stage", "instance"],
+                name="job_instance",
+                condition=Q(stage__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:

@@ -15,6 +15,8 @@ from jobs.models import Outbox
 
 OFFER = "offer"  # key: job.attempt.rank      effect: the node claimed it, or the attempt ended
 STOP = "stop"  # key: job.attempt.rank       effect: the attempt ended
+CHUNK_STARTED = "chunkStarted"  # key: chunk   effect: its workflow is seen running
+CHUNK_ENDED = "chunkEnded"  # key: chunk     effect: it is counted in its stage
 
 Handler = Callable[[Sequence[Outbox]], None]
 _handlers: dict[str, Handler] = {}

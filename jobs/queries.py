@@ -10,7 +10,7 @@ from django.http import QueryDict
 
 from jobs.models import Job, JobQuerySet
 from jobs.states import ACTIVE, TERMINAL, JobStatus
-from prominence.errors import BadRequest, NotAvailable
+from prominence.errors import BadRequest
 
 MAXIMUM_ID = 2**63 - 1
 UNLIMITED = -1
@@ -21,9 +21,13 @@ _NO = frozenset({"false", "0", "no"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListQuery:
-    """What to list. `ids` or `everything` mean any state; `newest`: finished ones, that many (-1: all)."""
+    """What to list. `ids` or `everything` mean any state; `newest`: finished ones, that many (-1: all).
+
+    `workflow`: its jobs, whatever their state (C27e, D8).
+    """
 
     ids: tuple[int, ...] | None = None
+    workflow: int | None = None
     everything: bool = False
     newest: int | None = None
     status: JobStatus | None = None
@@ -37,17 +41,16 @@ def parse_list_query(params: QueryDict) -> ListQuery:
 
     Raises:
         BadRequest: a parameter has a value that cannot be used.
-        NotAvailable: jobs of a workflow.
     """
     if any("\0" in text for _, texts in params.lists() for text in map(str, texts)):
         raise BadRequest("a parameter holds a NUL character")
     if len(params.getlist("constraint")) > MAXIMUM_CONSTRAINTS:
         raise BadRequest(f"at most {MAXIMUM_CONSTRAINTS} constraints are allowed")
-    if is_set(params, "workflow"):
-        raise NotAvailable("workflows are not available yet")
     number = integer_of(params, "num", default=1, low=UNLIMITED)
+    workflow = _workflow_of(params)
     return ListQuery(
-        ids=parse_ids(str(params["id"])) if "id" in params else None,
+        ids=parse_ids(str(params["id"])) if "id" in params and workflow is None else None,
+        workflow=workflow,
         everything=is_set(params, "all"),
         newest=number if is_set(params, "completed") else None,
         status=_status_of(params),
@@ -66,6 +69,9 @@ def select_jobs(owner_id: int, query: ListQuery) -> JobQuerySet:
         jobs = jobs.filter(name=query.name)
     if query.ids is not None:
         return jobs.filter(pk__in=query.ids).order_by("pk")
+    if query.workflow is not None:
+        return _jobs_of_workflow(jobs.filter(workflow=query.workflow), query)
+    jobs = jobs.alone()
     if query.everything:
         return jobs.order_by("pk")
     if query.newest is not None:
@@ -74,6 +80,15 @@ def select_jobs(owner_id: int, query: ListQuery) -> JobQuerySet:
         return finished if query.newest == UNLIMITED else finished[: query.newest]
     statuses = ACTIVE if query.status is None else {query.status}
     return jobs.filter(status__in=statuses).order_by("pk")
+
+
+def _jobs_of_workflow(jobs: JobQuerySet, query: ListQuery) -> JobQuerySet:
+    """Every state, unless only finished ones or one status are asked for (C27d, C27e)."""
+    if query.newest is not None:
+        jobs = jobs.filter(status__in=TERMINAL)
+    elif query.status is not None:
+        jobs = jobs.filter(status=query.status)
+    return jobs.order_by("pk")
 
 
 def find_job(owner_id: int, job_id: int) -> Job | None:
@@ -115,6 +130,15 @@ def integer_of(params: QueryDict, name: str, *, default: int, low: int) -> int:
     if not (digits.isascii() and digits.isdigit()) or not low <= _bounded(text) <= MAXIMUM_ID:
         raise BadRequest(f"{name} must be an integer, {low} or more")
     return _bounded(text)
+
+
+def _workflow_of(params: QueryDict) -> int | None:
+    """`id=5&workflow=true`: 5."""
+    if not is_set(params, "workflow"):
+        return None
+    if "id" not in params:
+        raise BadRequest("a workflow id must be provided")
+    return parse_id(str(params["id"]))
 
 
 def _bounded(text: str) -> int:

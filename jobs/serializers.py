@@ -89,6 +89,8 @@ def _full(job: Job, placement: Placement | None, contents: Mapping[str, bytes]) 
         entry["statusDetail"] = job.detail
     if job.labels:
         entry["labels"] = job.labels
+    if spec.get("parameters"):
+        entry["parameters"] = spec["parameters"]
     if spec.get("policies"):
         entry["policies"] = spec["policies"]
     if spec.get("inputs"):

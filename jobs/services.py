@@ -9,12 +9,13 @@ from functools import partial
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from jobs.models import Event, InputFile, Job, Label
+from jobs.births import columns_of, queued_form, store_inputs, store_labels
+from jobs.models import Event, Job
 from jobs.queries import own_ids
-from jobs.spec import JobDocument, kind_of, shape_of, stored_form
+from jobs.spec import JobDocument, stored_form
 from jobs.states import JobStatus, Reason
 from jobs.transition import delete_jobs as end_jobs
-from prominence.bus import Queued, announce_queued
+from prominence.bus import announce_queued
 from prominence.errors import UnknownJob
 
 
@@ -25,19 +26,14 @@ def submit_job(*, owner: User, document: JobDocument) -> Job:
             owner=owner,
             name=document.name,
             spec=stored_form(document),
-            labels=document.labels,
-            shape=shape_of(document),
-            kind=kind_of(owner.pk, document),
-            image=document.tasks[0].image,
-            command=document.tasks[0].cmd,
-            maximum_retries=document.policies.maximum_retries,
+            **columns_of(owner.pk, document),
         )
-        _store_labels(job, document)
-        _store_inputs(owner, document)
+        store_labels([job])
+        store_inputs(owner.pk, document)
         Event.objects.create(
             job=job, after=JobStatus.PENDING, reason=Reason.SUBMITTED, actor=owner.username
         )
-        transaction.on_commit(partial(announce_queued, [_queued(job)]))
+        transaction.on_commit(partial(announce_queued, [queued_form(job)]))
     return job
 
 
@@ -62,27 +58,3 @@ def delete_jobs(*, owner: User, job_ids: Iterable[int], actor: str) -> None:
     if own_ids(owner.pk, wanted) != wanted:
         raise UnknownJob("No such job(s)")
     end_jobs(wanted, actor=actor)
-
-
-def _store_labels(job: Job, document: JobDocument) -> None:
-    Label.objects.bulk_create(
-        [Label(job=job, key=key, value=value) for key, value in document.labels.items()]
-    )
-
-
-def _store_inputs(owner: User, document: JobDocument) -> None:
-    """Keep each content once per owner, whoever else is storing it right now; in digest order, against deadlocks."""
-    contents = {file.sha256: file.content for file in document.inputs}
-    InputFile.objects.bulk_create(
-        [
-            InputFile(owner=owner, sha256=digest, content=data)
-            for digest, data in sorted(contents.items())
-        ],
-        ignore_conflicts=True,
-    )
-
-
-def _queued(job: Job) -> Queued:
-    return Queued(
-        owner=job.owner_id, shape=job.shape, priority=job.priority, job=job.pk, kind=job.kind
-    )

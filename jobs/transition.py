@@ -18,7 +18,7 @@ from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from jobs import hooks, outbox
+from jobs import chunks, hooks, outbox
 from jobs.bulk import update_rows
 from jobs.models import Attempt, Event, Job, Placement
 from jobs.reports import (
@@ -319,6 +319,7 @@ class _Ledger:
                 _JOB_COLUMNS,
             )
         Event.objects.bulk_create(self._events)
+        chunks.count(self._events)
         hooks.placements_ended(placements)
         transaction.on_commit(partial(announce_changes, sorted(self._changed_jobs)))
         if self._requeued or placements:

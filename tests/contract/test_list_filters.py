@@ -100,7 +100,7 @@ def test_constraints_are_all_applied_c13(
         ("id=1,x", "a job id must be an integer"),
         ("id=", "a job id must be an integer"),
         ("name=%00", "a parameter holds a NUL character"),
-        ("id=5&workflow=true&num=-1", "workflows are not available yet"),
+        ("workflow=true&num=-1", "a workflow id must be provided"),
         ("&".join(["constraint=a=b"] * 21), "at most 20 constraints are allowed"),
     ],
 )

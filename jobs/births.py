@@ -1,0 +1,103 @@
+"""How jobs come into being: the columns that follow from a document, and many instances of one template at once.
+
+Used by `jobs.services` for single jobs and by `workflows` for the instances of a stage: a column that follows from the
+document belongs into `columns_of`, and both have it. Callers hold the transaction.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+
+from jobs.models import Chunk, Event, InputFile, Job, Label
+from jobs.spec import JobDocument, kind_of, shape_of
+from jobs.states import JobStatus, Reason
+from prominence.bus import Queued, announce_queued
+
+BATCH = 500
+
+
+def columns_of(owner_id: int, document: JobDocument) -> dict[str, Any]:
+    """What `Job` has as columns of its own of a document, beside name and spec; JSON can hold all of it."""
+    return {
+        "labels": document.labels,
+        "shape": shape_of(document),
+        "kind": kind_of(owner_id, document),
+        "image": document.tasks[0].image,
+        "command": document.tasks[0].cmd,
+        "maximum_retries": document.policies.maximum_retries,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One job made from a template. `spec` is a stored form (`jobs.spec.stored_form`)."""
+
+    number: int
+    name: str
+    spec: Mapping[str, Any]
+
+
+def create_instances(
+    *,
+    owner_id: int,
+    chunk: Chunk,
+    columns: Mapping[str, Any],
+    instances: Sequence[Instance],
+    actor: str,
+) -> list[Job]:
+    """Queue the jobs of a chunk: rows, labels and first events in the caller's transaction; hints after its commit."""
+    jobs = Job.objects.bulk_create(
+        [
+            Job(
+                **{**columns, "command": instance.spec["tasks"][0].get("cmd", "")},
+                owner_id=owner_id,
+                name=instance.name,
+                spec=instance.spec,
+                workflow=chunk.workflow,
+                stage=chunk.stage,
+                chunk=chunk,
+                instance=instance.number,
+            )
+            for instance in instances
+        ],
+        batch_size=BATCH,
+    )
+    store_labels(jobs)
+    Event.objects.bulk_create(
+        [
+            Event(job=job, after=JobStatus.PENDING, reason=Reason.SUBMITTED, actor=actor)
+            for job in jobs
+        ],
+        batch_size=BATCH,
+    )
+    transaction.on_commit(partial(announce_queued, [queued_form(job) for job in jobs]))
+    return jobs
+
+
+def store_labels(jobs: Sequence[Job]) -> None:
+    """Labels as rows, for finding jobs by them."""
+    Label.objects.bulk_create(
+        [Label(job=job, key=key, value=value) for job in jobs for key, value in job.labels.items()]
+    )
+
+
+def store_inputs(owner_id: int, document: JobDocument) -> None:
+    """Keep each content once per owner, whoever else is storing it right now; in digest order, against deadlocks."""
+    contents = {file.sha256: file.content for file in document.inputs}
+    InputFile.objects.bulk_create(
+        [
+            InputFile(owner_id=owner_id, sha256=digest, content=data)
+            for digest, data in sorted(contents.items())
+        ],
+        ignore_conflicts=True,
+    )
+
+
+def queued_form(job: Job) -> Queued:
+    """The scheduler's key for a job that waits."""
+    return Queued(
+        owner=job.owner_id, shape=job.shape, priority=job.priority, job=job.pk, kind=job.kind
+    )
