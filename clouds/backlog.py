@@ -81,6 +81,10 @@ class Backlog:
         """Queues whose head ran low while the database holds more."""
         return [key for key, queue in self._all() if queue.tail and len(queue.heap) < HEAD // 4]
 
+    def keys(self) -> list[QueueKey]:
+        """Queues that anything in memory waits in."""
+        return [key for key, queue in self._all() if queue.heap]
+
     def shapes(self) -> set[str]:
         """Shapes that anything in memory waits with."""
         return {shape for (_owner, shape), queue in self._all() if queue.heap}

@@ -18,11 +18,35 @@ AHEAD_MAXIMUM = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Sites and regions by name, in order of preference; an empty tuple says nothing."""
+
+    sites: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+
+    def admit(self, site: str, region: str) -> bool:
+        """As requirements: both must hold (S105)."""
+        return (not self.sites or site in self.sites) and (
+            not self.regions or region in self.regions
+        )
+
+    def rank(self, site: str, region: str) -> int:
+        """As preferences: 0 is the best; sites in their order, then regions in theirs, then all others (S106)."""
+        if site in self.sites:
+            return self.sites.index(site)
+        if region in self.regions:
+            return len(self.sites) + self.regions.index(region)
+        return len(self.sites) + len(self.regions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
     """What a shape asks of a node."""
 
     amount: Amount
     runtime: str = "singularity"
+    required: Places = Places()
+    preferred: Places = Places()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,12 +60,16 @@ class FreeNode:
     free: Amount
     ahead: int
     runtimes: frozenset[str]
+    region: str = ""
 
     def fits(self, need: Need) -> bool:
         return self.has(need) and need.amount.slots_in(self.free) > 0
 
     def has(self, need: Need) -> bool:
-        return need.runtime in self.runtimes
+        return need.runtime in self.runtimes and need.required.admit(self.site, self.region)
+
+    def rank(self, need: Need) -> int:
+        return need.preferred.rank(self.site, self.region)
 
     @property
     def ahead_left(self) -> int:
@@ -104,10 +132,12 @@ class Matching:
         self._book(batch)
 
     def _choose(self, job: Queued, need: Need) -> FreeNode | None:
-        """The fullest node that fits, so that large jobs find room elsewhere; sorted once a shape."""
+        """The fullest of the preferred nodes that fit, so that large jobs find room elsewhere; sorted once a shape."""
         if job.shape not in self._fitting:
             fitting = [node for node in self.nodes if node.fits(need)]
-            fitting.sort(key=lambda n: (-n.free.cpus, -n.free.memory_mb, -n.incarnation))
+            fitting.sort(
+                key=lambda n: (-n.rank(need), -n.free.cpus, -n.free.memory_mb, -n.incarnation)
+            )
             self._fitting[job.shape] = fitting
         candidates = self._fitting[job.shape]
         while candidates and not candidates[-1].fits(need):
@@ -155,7 +185,7 @@ class Matching:
             for n in self.nodes
             if n.ahead_left >= BATCH and n.has(need) and n.cpus >= need.amount.cpus
         ]
-        return max(roomy, key=lambda n: (n.ahead_left, -n.incarnation), default=None)
+        return max(roomy, key=lambda n: (-n.rank(need), n.ahead_left, -n.incarnation), default=None)
 
     def _book(self, batch: Batch) -> None:
         batch.node.ahead += batch.uncharged

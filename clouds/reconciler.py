@@ -1,4 +1,4 @@
-"""The loop that makes every hint unnecessary: leases, lost Redis contents, forgotten key spaces, retention.
+"""The loop that makes every hint unnecessary: leases, times in the queue, lost Redis contents, forgotten key spaces.
 
 Owns no state of its own. Slow and level-triggered: whatever it does is right to do again.
 """
@@ -8,16 +8,21 @@ import secrets
 import time
 
 from django.conf import settings
+from django.db.models.functions import Now
 
 from clouds import accounts, lifecycle
 from clouds.loops import Doorbell
 from jobs import outbox
+from jobs.models import Job
+from jobs.states import Reason
+from jobs.transition import fail_queued
 from prominence.bus import BEAT, EPOCH, NODES, announce_due, announce_queued, server_redis
 
 logger = logging.getLogger(__name__)
 
 USERS_S = 10.0
 KEY_SPACES_S = 60.0
+EXPIRED_BATCH = 1000
 
 
 class Reconciler:
@@ -43,6 +48,7 @@ class Reconciler:
         self._check_epoch()
         self._check_users()
         self._judge_leases()
+        self._expire_waiting()
         self._clear_key_spaces()
 
     def _check_epoch(self) -> None:
@@ -66,6 +72,13 @@ class Reconciler:
             lifecycle.fence_silent()
             if lifecycle.bury_fenced():
                 self._spaces_checked = 0.0
+
+    def _expire_waiting(self) -> None:
+        """Jobs that have waited as long as they may (S101): an indexed look, and work only for those."""
+        late = Job.objects.filter(queued=True, queue_deadline__lte=Now())
+        ids = list(late.order_by("queue_deadline").values_list("pk", flat=True)[:EXPIRED_BATCH])
+        if ids:
+            fail_queued(ids, reason=Reason.QUEUE_TIME, actor="reconciler")
 
     def _clear_key_spaces(self) -> None:
         if time.monotonic() - self._spaces_checked > KEY_SPACES_S:

@@ -20,13 +20,14 @@ from django.db.models.functions import Now
 from clouds import capacity, offers
 from clouds.backlog import HEAD, Backlog, QueueKey
 from clouds.capacity import Amount
+from clouds.impossible import Impossible
 from clouds.loops import Doorbell
+from clouds.machines import SILENT_HEARTBEATS, need_of
 from clouds.models import Incarnation
-from clouds.placement import Batch, FreeNode, Matching, Need
+from clouds.placement import Batch, FreeNode, Matching
 from clouds.states import IncarnationStatus
 from jobs.models import Job, Kind
 from jobs.reports import Assignment, Opened, PlacementPlan
-from jobs.spec import parse_shape
 from jobs.transition import open_attempts
 from prominence.bus import WAKE, Queued
 
@@ -40,8 +41,6 @@ REBUILD_S = 3600.0
 KINDS_FRESH_S = 1.0
 # Between two rounds that found something to place: what comes meanwhile shares the next one.
 SPACING_S = 0.01
-# A node that missed this many heartbeats gets nothing new, long before its lease is over.
-SILENT_HEARTBEATS = 3
 
 
 class Scheduler:
@@ -59,6 +58,7 @@ class Scheduler:
         self._rebuilt = 0.0
         self._idle = True
         self._placed = 0.0
+        self._impossible = Impossible()
 
     def start(self) -> None:
         """Rebuild the backlog from the database."""
@@ -87,6 +87,10 @@ class Scheduler:
         if batches:
             offers.publish(self._commit(batches))
             self._placed = time.monotonic()
+        self._impossible.judge(self._backlog.keys())
+        for key in self._impossible.fail_some():
+            self._backlog.refill(key, [], more=False)
+        self._idle = self._idle and not self._impossible.is_busy
 
     def _poll(self) -> None:
         """Find waiting jobs whose hint was lost."""
@@ -175,6 +179,7 @@ def free_nodes() -> list[FreeNode]:
             incarnation=row.pk,
             name=row.node.name,
             site=row.node.site.name,
+            region=row.node.site.region,
             cpus=row.cpus,
             free=Amount(cpus=row.cpus_free, memory_mb=row.memory_mb_free, disk_mb=row.disk_mb_free),
             ahead=row.ahead,
@@ -182,15 +187,6 @@ def free_nodes() -> list[FreeNode]:
         )
         for row in rows
     ]
-
-
-def need_of(shape: str) -> Need:
-    """What a stored shape asks of a node."""
-    parsed = parse_shape(shape)
-    return Need(
-        amount=Amount(cpus=parsed.cpus, memory_mb=parsed.memory_mb, disk_mb=parsed.disk_mb),
-        runtime="process" if parsed.process else "udocker" if parsed.udocker else "singularity",
-    )
 
 
 def _queued(jobs: "object") -> list[Queued]:

@@ -6,12 +6,15 @@ document belongs into `columns_of`, and both have it. Callers hold the transacti
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from django.db import transaction
+from django.db.models.functions import Now
 
-from jobs.models import Chunk, Event, InputFile, Job, Label
+from jobs.models import Chunk, Event, InputFile, Job, Label, PlacementPolicy
+from jobs.shapes import parse_shape
 from jobs.spec import JobDocument, kind_of, shape_of
 from jobs.states import JobStatus, Reason
 from prominence.bus import Queued, announce_queued
@@ -28,7 +31,20 @@ def columns_of(owner_id: int, document: JobDocument) -> dict[str, Any]:
         "image": document.tasks[0].image,
         "command": document.tasks[0].cmd,
         "maximum_retries": document.policies.maximum_retries,
+        "priority": document.policies.priority,
+        "exit_code_is_well": document.policies.report_job_success_on_task_failure,
+        "kept": document.policies.leave_in_queue,
+        "queue_minutes": document.policies.maximum_time_in_queue,
     }
+
+
+def row_of(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns as they are stored: the time in the queue counts from now (S101)."""
+    row = dict(columns)
+    minutes = row.pop("queue_minutes", 0)
+    if minutes > 0:
+        row["queue_deadline"] = Now() + timedelta(minutes=minutes)
+    return row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +65,11 @@ def create_instances(
     actor: str,
 ) -> list[Job]:
     """Queue the jobs of a chunk: rows, labels and first events in the caller's transaction; hints after its commit."""
+    row = row_of({**columns, "kept": False})  # U32: the workflow has its own `leaveInQueue`
     jobs = Job.objects.bulk_create(
         [
             Job(
-                **{**columns, "command": instance.spec["tasks"][0].get("cmd", "")},
+                **{**row, "command": instance.spec["tasks"][0].get("cmd", "")},
                 owner_id=owner_id,
                 name=instance.name,
                 spec=instance.spec,
@@ -66,6 +83,7 @@ def create_instances(
         batch_size=BATCH,
     )
     store_labels(jobs)
+    store_policies(jobs)
     Event.objects.bulk_create(
         [
             Event(job=job, after=JobStatus.PENDING, reason=Reason.SUBMITTED, actor=actor)
@@ -77,11 +95,35 @@ def create_instances(
     return jobs
 
 
+def copy_columns(job: Job) -> dict[str, Any]:
+    """The columns of `columns_of`, from a job instead of its document."""
+    policies = job.spec.get("policies", {})
+    copied = ("labels", "shape", "kind", "image", "command", "maximum_retries", "priority")
+    return {name: getattr(job, name) for name in (*copied, "exit_code_is_well")} | {
+        "kept": policies.get("leaveInQueue", False),
+        "queue_minutes": policies.get("maximumTimeInQueue", 0),
+    }
+
+
 def store_labels(jobs: Sequence[Job]) -> None:
     """Labels as rows, for finding jobs by them."""
     Label.objects.bulk_create(
         [Label(job=job, key=key, value=value) for job in jobs for key, value in job.labels.items()]
     )
+
+
+def store_policies(jobs: Sequence[Job]) -> None:
+    """Placement policies as rows, for the scheduler; none for most jobs."""
+    documents = {
+        parse_shape(job.shape).policy: job.spec["policies"]["placement"]
+        for job in jobs
+        if ".@" in job.shape
+    }
+    if documents:
+        PlacementPolicy.objects.bulk_create(
+            [PlacementPolicy(key=key, document=document) for key, document in documents.items()],
+            ignore_conflicts=True,
+        )
 
 
 def store_inputs(owner_id: int, document: JobDocument) -> None:

@@ -1,6 +1,7 @@
 """The rows of a job's life. The database is the only truth; everything else is a hint or a copy.
 
-Owns `Job`, `Chunk`, `Attempt`, `Placement`, `Event`, `Output`, `InputFile`, `Outbox`, `Kind`. Status columns and the
+Owns `Job`, `Chunk`, `Attempt`, `Placement`, `Event`, `Output`, `InputFile`, `Outbox`, `Kind`,
+`PlacementPolicy`. Status columns and the
 counters of chunks are written by `jobs.transition` alone. Nothing here knows nodes, Redis or HTTP.
 """
 
@@ -23,8 +24,12 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.filter(workflow__isnull=True)
 
     def active(self) -> "JobQuerySet":
-        """What a plain list shows (C27a)."""
+        """Those that have not ended."""
         return self.filter(status__in=[JobStatus.PENDING, JobStatus.RUNNING])
+
+    def in_queue(self) -> "JobQuerySet":
+        """What a plain list shows: active ones, and ended ones that stay until they are removed (C27a, S102)."""
+        return self.filter(Q(status__in=[JobStatus.PENDING, JobStatus.RUNNING]) | Q(kept=True))
 
     def with_labels(self, labels: dict[str, str]) -> "JobQuerySet":
         """Jobs that carry every one of `labels` (C13, C27h): one indexed join a label."""
@@ -63,7 +68,11 @@ class Chunk(models.Model):
 
 
 class Job(models.Model):
-    """One job. `attempt` is the number of the current attempt, 0 before the first; late words carry another number."""
+    """One job. `attempt` is the number of the current attempt, 0 before the first; late words carry another number.
+
+    `queue_deadline`: it fails if it waits beyond that (S101); none once it has started. `kept`: `leaveInQueue` was
+    asked for, and its user has not said that it may go (S102).
+    """
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     name = models.CharField(max_length=512, blank=True)
@@ -90,6 +99,9 @@ class Job(models.Model):
     retries = models.PositiveIntegerField(default=0)
     maximum_retries = models.PositiveIntegerField(default=0)
     node_faults = models.PositiveIntegerField(default=0)
+    exit_code_is_well = models.BooleanField(default=False)
+    queue_deadline = models.DateTimeField(null=True, blank=True)
+    kept = models.BooleanField(default=False)
     delete_requested_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True, blank=True)
@@ -116,6 +128,12 @@ class Job(models.Model):
             ),
             models.Index(fields=["queued_at"], name="job_queued_at", condition=Q(queued=True)),
             models.Index(
+                fields=["queue_deadline"],
+                name="job_queue_deadline",
+                condition=Q(queued=True, queue_deadline__isnull=False),
+            ),
+            models.Index(fields=["owner", "id"], name="job_kept", condition=Q(kept=True)),
+            models.Index(
                 fields=["stage", "instance"],
                 name="job_badly",
                 condition=Q(outcome=Outcome.BADLY, stage__isnull=False),
@@ -132,6 +150,19 @@ class Job(models.Model):
 
     def __str__(self) -> str:
         return f"job {self.pk}"
+
+
+class PlacementPolicy(models.Model):
+    """Where jobs must and would rather run: what the key in their shapes stands for. Never changed."""
+
+    key = models.CharField(max_length=16, primary_key=True)
+    document = models.JSONField()
+
+    class Meta:
+        verbose_name_plural = "placement policies"
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class Label(models.Model):

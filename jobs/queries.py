@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from django.http import QueryDict
 
 from jobs.models import Job, JobQuerySet
-from jobs.states import ACTIVE, TERMINAL, JobStatus
+from jobs.states import TERMINAL, JobStatus
 from prominence.errors import BadRequest
 
 MAXIMUM_ID = 2**63 - 1
@@ -78,8 +78,8 @@ def select_jobs(owner_id: int, query: ListQuery) -> JobQuerySet:
         finished = jobs.filter(status__in=TERMINAL, ended_at__isnull=False)
         finished = finished.order_by("-ended_at", "-pk")
         return finished if query.newest == UNLIMITED else finished[: query.newest]
-    statuses = ACTIVE if query.status is None else {query.status}
-    return jobs.filter(status__in=statuses).order_by("pk")
+    jobs = jobs.in_queue() if query.status is None else jobs.filter(status=query.status)
+    return jobs.order_by("pk")
 
 
 def _jobs_of_workflow(jobs: JobQuerySet, query: ListQuery) -> JobQuerySet:

@@ -27,10 +27,10 @@ class Section:
 
 JOB = Section(
     refusal='invalid item "{}" in job description',
-    known=frozenset({"name", "resources", "labels", "tasks", "inputs", "policies"}),
+    known=frozenset({"name", "resources", "labels", "tasks", "inputs", "policies", "placement"}),
     later=frozenset(
         {
-            *("artifacts", "storage", "outputFiles", "outputDirs", "notifications", "placement"),
+            *("artifacts", "storage", "outputFiles", "outputDirs", "notifications"),
             *("jobs", "factory", "factories", "dependencies"),
         }
     ),
@@ -50,16 +50,24 @@ INPUT = Section(
 )
 POLICIES = Section(
     refusal='invalid item "{}" in policies',
-    known=frozenset({"maximumRetries"}),
-    later=frozenset(
+    known=frozenset(
         {
-            *("placement", "leaveInQueue", "maximumTimeInQueue", "priority", "preemptible"),
-            *("maximumTaskRetries", "ignoreTaskFailures", "ignoreTaskTailures"),
+            *("maximumRetries", "maximumTaskRetries", "maximumTimeInQueue", "leaveInQueue"),
+            *("priority", "preemptible", "placement", "ignoreTaskFailures", "ignoreTaskTailures"),
             *("reportJobSuccessOnTaskFailure", "runSerialTasksOnAllNodes", "autoScalingType"),
-            *("maximumIdleTimePerResource", "maximumReruns"),
+            "maximumIdleTimePerResource",
         }
     ),
+    later=frozenset({"maximumReruns"}),
 )
+PLACEMENT = Section(
+    refusal='invalid item "{}" in placement policy',
+    known=frozenset({"requirements", "preferences"}),
+)
+PLACES = {
+    part: Section(refusal=f'invalid item "{{}}" in {part}', known=frozenset({"sites", "regions"}))
+    for part in ("requirements", "preferences")
+}
 
 _MISSING = {
     "tasks": "a job must contain tasks",
@@ -91,6 +99,22 @@ _ALLOWED = {
     "executable": "true or false",
     "policies": "a JSON object",
     "maximumRetries": "a whole number from 0 to 100",
+    "maximumTaskRetries": "a whole number from 0 to 100",
+    "maximumTimeInQueue": "a whole number of minutes from -1 to 525600",
+    "leaveInQueue": "true or false",
+    "priority": "a whole number from -1000000 to 1000000",
+    "ignoreTaskFailures": "true or false",
+    "ignoreTaskTailures": "true or false",
+    "reportJobSuccessOnTaskFailure": "true or false",
+    "runSerialTasksOnAllNodes": "true or false",
+    "autoScalingType": 'null, "none", "dedicated" or "shared"',
+    "maximumIdleTimePerResource": "a whole number of minutes from 0 to 525600",
+    "preemptible": "true or false",
+    "placement": "a JSON object",
+    "requirements": "a JSON object",
+    "preferences": "a JSON object",
+    "sites": "a list of texts",
+    "regions": "a list of texts",
 }
 _ITEM_ALLOWED = {
     "labels": "a label value must be a text",
@@ -98,6 +122,8 @@ _ITEM_ALLOWED = {
     "args": "each of args must be a text",
     "tasks": "each task must be a JSON object",
     "inputs": "each input must be a JSON object",
+    "sites": "the name of a site must be a text",
+    "regions": "the name of a region must be a text",
 }
 
 
@@ -117,6 +143,7 @@ def screen(document: object) -> tuple[dict[str, Any], list[Problem]]:
     for key, section in (("resources", RESOURCES), ("policies", POLICIES)):
         if key in job:
             job[key] = _screen_object(section, job[key], (key,), problems)
+    _screen_placements(job, problems)
     for key, section in (("tasks", TASK), ("inputs", INPUT)):
         if isinstance(job.get(key), list):
             job[key] = [
@@ -158,6 +185,28 @@ def _screen_object(
             message = f'"{key}" is not available yet'
             problems.append(_problem((*path, key), "notAvailable", message))
     return {key: item for key, item in value.items() if key in section.known}
+
+
+def _screen_placements(job: dict[str, Any], problems: list[Problem]) -> None:
+    """The placement policy, where the guide has it or on top (C47); twice is too often."""
+    policies = job.get("policies")
+    owners: list[tuple[Any, tuple[str | int, ...]]] = [(job, ()), (policies, ("policies",))]
+    given = [(owner, path) for owner, path in owners if _has_placement(owner)]
+    for owner, path in given:
+        place = (*path, "placement")
+        placement = _screen_object(PLACEMENT, owner["placement"], place, problems)
+        owner["placement"] = placement
+        for part in PLACES.keys() & (placement if isinstance(placement, dict) else {}).keys():
+            placement[part] = _screen_object(
+                PLACES[part], placement[part], (*place, part), problems
+            )
+    if len(given) > 1:
+        message = '"placement" is given twice, in policies as well'
+        problems.append(_problem(("placement",), "duplicate", message))
+
+
+def _has_placement(owner: object) -> bool:
+    return isinstance(owner, dict) and "placement" in owner
 
 
 def _means_nothing(value: object, depth: int = 0) -> bool:

@@ -1,40 +1,64 @@
-"""What users do with jobs: submit and delete. Each is one transaction; hints go out after its commit.
+"""What users do with jobs: submit, clone, remove and delete. Each is one transaction; hints go out after its commit.
 
 Status changes happen in `jobs.transition` alone; a job is born here, pending.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from jobs.births import columns_of, queued_form, store_inputs, store_labels
+from jobs.births import (
+    columns_of,
+    copy_columns,
+    queued_form,
+    row_of,
+    store_inputs,
+    store_labels,
+    store_policies,
+)
 from jobs.models import Event, Job
-from jobs.queries import own_ids
+from jobs.queries import find_job, own_ids
 from jobs.spec import JobDocument, stored_form
 from jobs.states import JobStatus, Reason
 from jobs.transition import delete_jobs as end_jobs
 from prominence.bus import announce_queued
-from prominence.errors import UnknownJob
+from prominence.errors import BadRequest, UnknownJob
 
 
 def submit_job(*, owner: User, document: JobDocument) -> Job:
     """Queue a job: row, labels, input files and first event in one transaction; then wake the scheduler."""
     with transaction.atomic():
-        job = Job.objects.create(
-            owner=owner,
-            name=document.name,
-            spec=stored_form(document),
-            **columns_of(owner.pk, document),
-        )
-        store_labels([job])
         store_inputs(owner.pk, document)
-        Event.objects.create(
-            job=job, after=JobStatus.PENDING, reason=Reason.SUBMITTED, actor=owner.username
-        )
-        transaction.on_commit(partial(announce_queued, [queued_form(job)]))
-    return job
+        return _create(owner, document.name, stored_form(document), columns_of(owner.pk, document))
+
+
+def clone_job(*, owner: User, job_id: int) -> Job:
+    """Queue a new job from the same document, whatever became of the first one (C24, U38).
+
+    Raises:
+        UnknownJob: there is none, or it belongs to somebody else.
+    """
+    with transaction.atomic():
+        job = find_job(owner.pk, job_id)
+        if job is None:
+            raise UnknownJob
+        return _create(owner, job.name, job.spec, copy_columns(job))
+
+
+def remove_job(*, owner: User, job_id: int) -> None:
+    """Let a job go that `leaveInQueue` keeps in its user's list (C25, S102); one that is active, once it ends.
+
+    Raises:
+        UnknownJob: there is none, or it belongs to somebody else.
+        BadRequest: nothing keeps it.
+    """
+    if not own_ids(owner.pk, [job_id]):
+        raise UnknownJob
+    if not Job.objects.filter(pk=job_id, kept=True).update(kept=False):
+        raise BadRequest("Job is no longer in the queue")
 
 
 def delete_job(*, owner: User, job_id: int, actor: str) -> None:
@@ -58,3 +82,15 @@ def delete_jobs(*, owner: User, job_ids: Iterable[int], actor: str) -> None:
     if own_ids(owner.pk, wanted) != wanted:
         raise UnknownJob("No such job(s)")
     end_jobs(wanted, actor=actor)
+
+
+def _create(owner: User, name: str, spec: Mapping[str, Any], columns: Mapping[str, Any]) -> Job:
+    """The rows of a new job, in the caller's transaction."""
+    job = Job.objects.create(owner=owner, name=name, spec=spec, **row_of(columns))
+    store_labels([job])
+    store_policies([job])
+    Event.objects.create(
+        job=job, after=JobStatus.PENDING, reason=Reason.SUBMITTED, actor=owner.username
+    )
+    transaction.on_commit(partial(announce_queued, [queued_form(job)]))
+    return job

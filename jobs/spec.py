@@ -4,7 +4,7 @@ Owns the document's fields and defaults, its stored form, and what scheduler and
 clock. Single values are checked in `jobs.fields`; texts for what is refused are in `jobs.refusals`.
 
     cpus      1..1024 cores           walltime        minutes, above 0, at most 10080 (a week), default 720 (S69)
-    memory    GB, 0.001..32768        maximumRetries  0..100, default 0 (D6, S108)
+    memory    GB, 0.001..32768        policies  see `jobs.policies`
     disk      1..1000000 GB           tasks 1..100, inputs 0..100, labels 0..100, env 0..1000 a task
     inputs    1,000,000 bytes a file after decoding (S88, C49)
     cmd, args 65,536 characters each, 262,144 in all
@@ -16,17 +16,17 @@ place of the content of input files.
 import hashlib
 import json
 import math
-import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
 
 from jobs import fields
+from jobs.policies import PlacementPolicy, Policies, policy_key
 from jobs.refusals import problems_of, screen
+from jobs.shapes import Shape
 from prominence.errors import InvalidDocument
 from worker.protocol import InputSpec, RunSpec, TaskSpec
 
@@ -36,7 +36,6 @@ MB_PER_GB = 1024
 SECONDS_A_MINUTE = 60
 
 _DOCKER_TARBALL = (".tar", ".tgz", ".tar.gz")
-_SHAPE = re.compile(r"c([1-9]\d*)\.m([1-9]\d*)\.d([1-9]\d*)(\.u)?(\.p)?", re.ASCII)
 
 
 class _Model(BaseModel):
@@ -82,12 +81,6 @@ class Input(_Model):
         return hashlib.sha256(self.content).hexdigest()
 
 
-class Policies(_Model):
-    """How failures are met (S98)."""
-
-    maximum_retries: fields.Retries = Field(default=0, alias="maximumRetries")
-
-
 class JobDocument(_Model):
     """A valid job document."""
 
@@ -97,6 +90,13 @@ class JobDocument(_Model):
     tasks: Annotated[tuple[Task, ...], BeforeValidator(fields.few_tasks)]
     inputs: Annotated[tuple[Input, ...], BeforeValidator(fields.few_inputs)] = ()
     policies: Policies = Policies()
+    top_placement: PlacementPolicy | None = Field(default=None, alias="placement")  # C47
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """The placement policy as JSON, wherever it was given; {} if it asks for nothing."""
+        policy = self.policies.placement or self.top_placement
+        return policy.document if policy else {}
 
     @property
     def memory_mb(self) -> int:
@@ -137,7 +137,9 @@ def stored_form(document: JobDocument) -> dict[str, Any]:
     stored: dict[str, Any] = {
         "version": STORED_VERSION,
         **document.model_dump(
-            by_alias=True, exclude_unset=True, exclude={"inputs", "resources", "tasks"}
+            by_alias=True,
+            exclude_unset=True,
+            exclude={"inputs", "resources", "tasks", "policies", "top_placement"},
         ),
         "resources": {
             "nodes": resources.nodes,
@@ -149,6 +151,8 @@ def stored_form(document: JobDocument) -> dict[str, Any]:
     }
     if "walltime_min" in resources.model_fields_set:
         stored["resources"]["walltime"] = _plain(resources.walltime_min)
+    if policies := _stored_policies(document):
+        stored["policies"] = policies
     if document.inputs:
         stored["inputs"] = [_stored_input(file) for file in document.inputs]
     return stored
@@ -156,7 +160,7 @@ def stored_form(document: JobDocument) -> dict[str, Any]:
 
 def run_spec(stored: Mapping[str, Any], *, env: Mapping[str, str] | None = None) -> RunSpec:
     """What a node runs, from a stored form; `env` is set in every task, secrets apart."""
-    resources = stored["resources"]
+    resources, policies = stored["resources"], stored.get("policies", {})
     walltime_min = resources.get("walltime", DEFAULT_WALLTIME_MIN)
     return RunSpec(
         name=stored.get("name", ""),
@@ -176,33 +180,13 @@ def run_spec(stored: Mapping[str, Any], *, env: Mapping[str, str] | None = None)
         nodes=resources["nodes"],
         walltime_s=float(walltime_min * SECONDS_A_MINUTE),
         env=dict(env or {}),
+        task_retries=policies.get("maximumTaskRetries", 0),
+        keep_going=policies.get("ignoreTaskFailures", False),
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What a slot must offer for a job: the scheduler treats jobs of one shape alike."""
-
-    cpus: int
-    memory_mb: int
-    disk_mb: int
-    udocker: bool = False
-    process: bool = False
-
-    @property
-    def runtime(self) -> str:
-        """A runtime that the node must offer beside Singularity, which every node has; else ""."""
-        if self.udocker:
-            return fields.UDOCKER
-        return fields.PROCESS if self.process else ""
-
-    def __str__(self) -> str:
-        needs = (".u" if self.udocker else "") + (".p" if self.process else "")
-        return f"c{self.cpus}.m{self.memory_mb}.d{self.disk_mb}{needs}"
-
-
 def shape_of(document: JobDocument) -> str:
-    """The shape of a job, as stored: "c1.m1024.d10240", ".u" if a task needs udocker, ".p" a plain process."""
+    """The shape of a job, as stored (`jobs.shapes`)."""
     runtimes = {task.runtime for task in document.tasks}
     return str(
         Shape(
@@ -211,21 +195,9 @@ def shape_of(document: JobDocument) -> str:
             disk_mb=document.disk_mb,
             udocker=fields.UDOCKER in runtimes,
             process=fields.PROCESS in runtimes,
+            patient=document.policies.maximum_time_in_queue != 0,
+            policy=policy_key(document.placement),
         )
-    )
-
-
-def parse_shape(text: str) -> Shape:
-    """The reverse of `shape_of`. Raises ValueError."""
-    match = _SHAPE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"not a shape: {text!r}")
-    return Shape(
-        cpus=int(match[1]),
-        memory_mb=int(match[2]),
-        disk_mb=int(match[3]),
-        udocker=match[4] is not None,
-        process=match[5] is not None,
     )
 
 
@@ -244,6 +216,14 @@ def memory_mb(memory_gb: float) -> int:
 def _stored_task(task: Task) -> dict[str, Any]:
     stored = task.model_dump(by_alias=True, exclude_unset=True, mode="json")
     return stored | {"runtime": task.runtime}
+
+
+def _stored_policies(document: JobDocument) -> dict[str, Any]:
+    """What was given; placement in one place (C47)."""
+    policies = document.policies.model_dump(
+        by_alias=True, exclude_unset=True, exclude_none=True, exclude={"placement"}, mode="json"
+    )
+    return policies | ({"placement": document.placement} if document.placement else {})
 
 
 def _stored_input(file: Input) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class Reason(TextChoices):
     NODE_LOST = "nodeLost", "The node was lost"
     NODE_ERROR = "nodeError", "The node could not run it"
     EVICTED = "evicted", "Job was evicted"
+    NO_RESOURCES = "noResources", "No matching resources"
+    QUEUE_TIME = "queueTime", "Maximum time queued was exceeded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,8 @@ REASONS: dict[Reason, Meaning] = {
         status=JobStatus.FAILED, fault=Fault.NODE, retry=True, counted=False
     ),
     Reason.EVICTED: Meaning(status=JobStatus.FAILED, fault=Fault.NODE),
+    Reason.NO_RESOURCES: Meaning(status=JobStatus.FAILED, fault=Fault.RESOURCES),
+    Reason.QUEUE_TIME: Meaning(status=JobStatus.FAILED, fault=Fault.SITE),
 }
 
 # A job that took this many nodes with it is more likely their fault's cause than its victim.
@@ -133,6 +137,7 @@ class Standing:
     maximum_retries: int
     node_faults: int
     delete_requested: bool
+    exit_code_is_well: bool = False  # `policies.reportJobSuccessOnTaskFailure` (U27)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +158,8 @@ def judge(reason: Reason, standing: Standing) -> Verdict:
     """
     if standing.delete_requested:
         reason = Reason.DELETED_BY_USER
+    elif standing.exit_code_is_well and reason is Reason.EXIT_CODE:
+        reason = Reason.FINISHED
     meaning = REASONS[reason]
     if meaning.retry and meaning.counted and standing.retries < standing.maximum_retries:
         return Verdict(status=JobStatus.PENDING, reason=reason, outcome=None, counts_as_retry=True)

@@ -33,6 +33,7 @@ from jobs.reports import (
 )
 from jobs.states import (
     ACTIVE,
+    REASONS,
     TRANSITIONS,
     AttemptStatus,
     JobStatus,
@@ -146,6 +147,22 @@ def delete_jobs(job_ids: Iterable[int], *, actor: str) -> None:
             transaction.on_commit(announce_due)
 
 
+def fail_queued(job_ids: Iterable[int], *, reason: Reason, detail: str = "", actor: str) -> None:
+    """Fail those of these jobs that still wait for a match (S99, S101)."""
+    with transaction.atomic():
+        ledger = _Ledger(set(job_ids), actor=actor)
+        for job in ledger.jobs.values():
+            if job.queued:
+                ledger.finish(
+                    job,
+                    status=REASONS[reason].status,
+                    reason=reason,
+                    outcome=Outcome.BADLY,
+                    detail=detail,
+                )
+        ledger.save()
+
+
 @dataclass(slots=True)
 class _Ledger:
     """A unit of work: locked jobs, their current attempts, and everything that will be written for them."""
@@ -200,6 +217,7 @@ class _Ledger:
         self._changed_attempts.add(job.pk)
         if self._move(job, JobStatus.RUNNING, Reason.STARTED):
             job.started_at = attempt.started_at
+            job.queue_deadline = None
             job.ended_at = None
 
     def note_task(self, attempt: Attempt, report: TaskReport) -> None:
@@ -363,7 +381,7 @@ class _Ledger:
 
 _JOB_COLUMNS = [
     "status", "outcome", "reason", "detail", "queued", "queued_at", "retries", "node_faults",
-    "started_at", "ended_at", "delete_requested_at",
+    "started_at", "ended_at", "delete_requested_at", "queue_deadline",
 ]  # fmt: skip
 
 
@@ -373,4 +391,5 @@ def _standing(job: Job) -> Standing:
         maximum_retries=job.maximum_retries,
         node_faults=job.node_faults,
         delete_requested=job.delete_requested_at is not None,
+        exit_code_is_well=job.exit_code_is_well,
     )

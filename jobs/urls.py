@@ -3,11 +3,13 @@
 from django.urls import path
 
 from jobs.models import Stream
-from jobs.views import JobsView, JobView, OutputView
+from jobs.views import CloneView, JobsView, JobView, OutputView, RemoveView
 
 urlpatterns = [
     path("jobs", JobsView.as_view()),
     path("jobs/<str:job_id>", JobView.as_view()),
+    path("jobs/<str:job_id>/clone", CloneView.as_view()),
+    path("jobs/<str:job_id>/remove", RemoveView.as_view()),
     path("jobs/<str:job_id>/stdout", OutputView.as_view(stream=Stream.STDOUT)),
     path("jobs/<str:job_id>/stderr", OutputView.as_view(stream=Stream.STDERR)),
 ]

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from jobs.output import NoOutput, read_output
 from jobs.queries import find_job, integer_of, parse_id, parse_ids, parse_list_query, select_jobs
 from jobs.serializers import brief_list, full_entries, full_list
-from jobs.services import delete_job, delete_jobs, submit_job
+from jobs.services import clone_job, delete_job, delete_jobs, remove_job, submit_job
 from jobs.spec import parse_job
 from prominence.documents import read_document
 from prominence.errors import BadRequest, UnknownJob
@@ -54,6 +54,25 @@ class JobView(ApiView):
         user = _user(request)
         delete_job(owner=user, job_id=parse_id(job_id), actor=user.username)
         return Response({})  # 204 would crash a client (C18)
+
+
+class CloneView(ApiView):
+    """/jobs/{id}/clone: the same document once more (C24)."""
+
+    def put(self, request: Request, job_id: str) -> Response:
+        return Response({"id": clone_job(owner=_user(request), job_id=parse_id(job_id)).pk}, 201)
+
+    post = put
+
+
+class RemoveView(ApiView):
+    """/jobs/{id}/remove: what `leaveInQueue` kept may go (C25)."""
+
+    def put(self, request: Request, job_id: str) -> Response:
+        remove_job(owner=_user(request), job_id=parse_id(job_id))
+        return Response({})
+
+    post = put
 
 
 class OutputView(ApiView):

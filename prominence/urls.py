@@ -8,11 +8,12 @@ from prominence.views import HealthView, NoSuchPathView, NotAvailableView
 api: list[URLPattern | URLResolver] = [
     path("health", HealthView.as_view()),
     path("", include("jobs.urls")),
+    path("", include("clouds.urls")),
     re_path(
         r"^(?P<feature>workflows|data|kv|accounting|usage|resources)(?:/.*)?$",
         NotAvailableView.as_view(),
     ),
-    re_path(r"^jobs/[^/]+/(?P<feature>exec|snapshot|clone|remove)$", NotAvailableView.as_view()),
+    re_path(r"^jobs/[^/]+/(?P<feature>exec|snapshot)$", NotAvailableView.as_view()),
 ]
 urlpatterns = [
     path("admin/", admin.site.urls),

@@ -104,6 +104,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     nodes: int = 1
     walltime_s: float = 43200.0
     env: dict[str, str] = {}
+    task_retries: int = 0  # times a task that exits non-zero is run again in place
+    keep_going: bool = False  # later tasks run although one has failed
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -40,6 +40,9 @@ SETTLE_S = 0.02
 POLL_S = 5.0
 """Longest sleep: a suspended machine must notice an expired lease soon after it wakes."""
 
+_SIGNALLED = 128
+"""Exit codes above it stand for signals, by the shells' convention."""
+
 RESULT_TRIES = 60
 """A second apart: a full disk may get room when others end."""
 
@@ -145,9 +148,9 @@ class Supervisor:
             has_image = task.runtime != PROCESS
             pull_s = self._prepare(index) if has_image else -1.0
             with self._containers.acquire(task) as lease:
-                result = self._run_task(index, lease, pull_s)
+                result = self._try_task(index, lease, pull_s)
             self._tasks.append(result)
-            if self._over or result.exit_code:
+            if self._over or (result.exit_code and not self._orders.spec.keep_going):
                 break
             if index + 1 < len(self._orders.spec.tasks):
                 self._write_status()
@@ -191,6 +194,16 @@ class Supervisor:
                 )
             raise JobOver(prepared.reason, prepared.error)
         return prepared.pull_s
+
+    def _try_task(self, index: int, lease: ImageLease, pull_s: float) -> TaskResult:
+        """Run a task, and again in place while it fails and may (U24); what a signal ended is not run again."""
+        result = self._run_task(index, lease, pull_s)
+        for number in range(self._orders.spec.task_retries):
+            if self._over or not 0 < (result.exit_code or 0) <= _SIGNALLED:
+                break
+            result = self._run_task(index, lease, pull_s)
+            result = msgspec.structs.replace(result, retries=number + 1)
+        return result
 
     def _run_task(self, index: int, lease: ImageLease, pull_s: float) -> TaskResult:
         launch = self._containers.launch(index, lease)

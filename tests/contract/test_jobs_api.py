@@ -30,7 +30,16 @@ FULL = {
         }
     ],
     "inputs": [{"filename": "some/dir/run.sh", "content": "aGVsbG8K", "executable": True}],
-    "policies": {"maximumRetries": 4, "leaveInQueue": False, "maximumTimeInQueue": 0},
+    "policies": {
+        "maximumRetries": 4,
+        "leaveInQueue": False,
+        "maximumTimeInQueue": 0,
+        "ignoreTaskTailures": True,
+        "placement": {
+            "requirements": {"sites": ["OpenStack-Alpha"], "regions": []},
+            "preferences": {"regions": ["Beta"]},
+        },
+    },
 }
 RESULT = {
     "exit_code": 0,
@@ -60,7 +69,7 @@ def test_post_stores_job_labels_input_and_first_event(api: Api, alice: User) -> 
     job = Job.objects.get(pk=job_id)
     assert (job.status, job.queued, job.attempt, job.maximum_retries) == ("pending", True, 0, 4)
     assert (job.shape, job.image, job.command) == (
-        "c2.m512.d20480.u",
+        "c2.m512.d20480.u.@edc6644e2ce71358",
         FULL["tasks"][0]["image"],
         "echo a",
     )

@@ -43,6 +43,7 @@ class PlainNode:
     name: str = "plain"
     cpus: int = 2
     boot: str = "boot-1"
+    site: str = "here"
     enrolment: Enrolment = field(init=False)
     events: list[Event] = field(default_factory=list)
     mute: bool = False
@@ -50,7 +51,7 @@ class PlainNode:
     _ctl: bytes = b"0-0"
 
     def __post_init__(self) -> None:
-        self.enrol(token=create_enrol_token(name=self.name, site="here"))
+        self.enrol(token=create_enrol_token(name=self.name, site=self.site))
 
     def enrol(self, *, token: str | None = None, key: str | None = None) -> None:
         self.enrolment = enrol(

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.shapes import parse_shape
 from jobs.spec import (
     JobDocument,
     kind_of,
     parse_job,
-    parse_shape,
     run_spec,
     runtime_for,
     shape_of,
@@ -80,9 +80,8 @@ def test_valid_document_is_accepted(document: dict[str, Any]) -> None:
             notifications=[],
             placement=None,
         ),
-        job(policies={"maximumTimeInQueue": 0, "leaveInQueue": False, "priority": 0}),
         job(policies={"placement": {"requirements": {"sites": []}, "preferences": {}}}),
-        job(policies={"autoScalingType": None, "preemptible": False, "maximumTaskRetries": 0}),
+        job(policies={"autoScalingType": None, "maximumReruns": 0}),
         job(resources={"nodes": 1, "cpusRange": None, "totalCpusRange": []}),
         task(imagePullCredential={}, procsPerNode=0, app=""),
         job(factories=[], dependencies={}),
@@ -176,10 +175,23 @@ def test_document_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("document", "shape", "runtime"),
     [
-        (JOB, "c1.m1024.d10240", ""),
-        (job(resources={"cpus": 4, "memory": 0.5, "disk": 1}), "c4.m512.d1024", ""),
+        (JOB, "c1.m1024.d10240", "singularity"),
+        (job(resources={"cpus": 4, "memory": 0.5, "disk": 1}), "c4.m512.d1024", "singularity"),
         (task(runtime="udocker"), "c1.m1024.d10240.u", "udocker"),
         ({"tasks": [TASK, TASK | {"runtime": "udocker"}]}, "c1.m1024.d10240.u", "udocker"),
+        (job(policies={"maximumTimeInQueue": -1}), "c1.m1024.d10240.w", "singularity"),
+        (job(policies={"maximumTimeInQueue": 0}), "c1.m1024.d10240", "singularity"),
+        (job(policies={"placement": {}}), "c1.m1024.d10240", "singularity"),
+        (
+            job(policies={"placement": {"requirements": {"sites": []}}}),
+            "c1.m1024.d10240",
+            "singularity",
+        ),
+        (
+            job(placement={"requirements": {"sites": ["A"]}}),
+            "c1.m1024.d10240.@ed0faafd8bd596a5",
+            "singularity",
+        ),
     ],
 )
 def test_shape_says_what_a_slot_must_offer(

@@ -11,6 +11,7 @@ from prominence.errors import InvalidDocument, Problem
 TASK = {"image": "busybox"}
 JOB = {"tasks": [TASK]}
 HUGE = 10**29
+PLACEMENT = "/policies/placement"
 BIG_FILE = base64.b64encode(b"x" * 1_000_001).decode()
 
 
@@ -20,6 +21,14 @@ def job(**changes: Any) -> dict[str, Any]:
 
 def task(**changes: Any) -> dict[str, Any]:
     return {"tasks": [TASK | changes]}
+
+
+def policy(**changes: Any) -> dict[str, Any]:
+    return JOB | {"policies": changes}
+
+
+def placement(**changes: Any) -> dict[str, Any]:
+    return policy(placement=changes)
 
 
 def file(**changes: Any) -> dict[str, Any]:
@@ -191,30 +200,105 @@ BAD = [
     (job(policies={"maximumRetries": "1"}), "/policies/maximumRetries", "type", "0 to 100"),
     (job(policies={"x": 1}), "/policies/x", "unknown", 'invalid item "x" in policies'),
     (
-        job(policies={"leaveInQueue": True}),
-        "/policies/leaveInQueue",
+        job(policies={"maximumReruns": 2}),
+        "/policies/maximumReruns",
         "notAvailable",
         "not available yet",
     ),
+    (policy(maximumRetries=1.5), "/policies/maximumRetries", "type", "0 to 100"),
+    (policy(maximumRetries=True), "/policies/maximumRetries", "type", "0 to 100"),
+    (policy(maximumRetries=None), "/policies/maximumRetries", "type", "not null"),
+    (policy(maximumTaskRetries=-1), "/policies/maximumTaskRetries", "range", "0 to 100"),
+    (policy(maximumTaskRetries=101), "/policies/maximumTaskRetries", "range", "0 to 100"),
+    (policy(maximumTaskRetries="1"), "/policies/maximumTaskRetries", "type", "0 to 100"),
+    (policy(maximumTimeInQueue=-2), "/policies/maximumTimeInQueue", "range", "-1 to 525600"),
+    (policy(maximumTimeInQueue=525601), "/policies/maximumTimeInQueue", "range", "minutes"),
+    (policy(maximumTimeInQueue=0.5), "/policies/maximumTimeInQueue", "type", "whole number"),
+    (policy(maximumTimeInQueue="1h"), "/policies/maximumTimeInQueue", "type", "minutes"),
+    (policy(leaveInQueue=1), "/policies/leaveInQueue", "type", "true or false"),
+    (policy(leaveInQueue="true"), "/policies/leaveInQueue", "type", "true or false"),
+    (policy(priority=1.5), "/policies/priority", "type", "whole number"),
+    (policy(priority=HUGE), "/policies/priority", "range", "1000000"),
+    (policy(priority=-1000001), "/policies/priority", "range", "-1000000"),
+    (policy(ignoreTaskFailures="no"), "/policies/ignoreTaskFailures", "type", "true or false"),
+    (policy(ignoreTaskTailures="no"), "/policies/ignoreTaskTailures", "type", "true or false"),
     (
-        job(policies={"maximumTimeInQueue": -1}),
-        "/policies/maximumTimeInQueue",
-        "notAvailable",
-        "yet",
-    ),
-    (job(policies={"priority": 5}), "/policies/priority", "notAvailable", '"priority" is not'),
-    (
-        job(policies={"placement": {"requirements": {"sites": ["A"]}}}),
-        "/policies/placement",
-        "notAvailable",
-        "not available yet",
+        policy(reportJobSuccessOnTaskFailure=0),
+        "/policies/reportJobSuccessOnTaskFailure",
+        "type",
+        "true or false",
     ),
     (
-        job(placement={"requirements": {"sites": ["A"]}}),
-        "/placement",
-        "notAvailable",
-        "not available yet",
+        policy(runSerialTasksOnAllNodes=[]),
+        "/policies/runSerialTasksOnAllNodes",
+        "type",
+        "true or false",
     ),
+    (policy(autoScalingType="auto"), "/policies/autoScalingType", "type", '"dedicated"'),
+    (policy(autoScalingType=1), "/policies/autoScalingType", "type", '"shared"'),
+    (
+        policy(maximumIdleTimePerResource=-1),
+        "/policies/maximumIdleTimePerResource",
+        "range",
+        "minutes",
+    ),
+    (policy(preemptible="x"), "/policies/preemptible", "type", "true or false"),
+    (policy(placement=[]), "/policies/placement", "type", "a JSON object, not a list"),
+    (policy(placement={"site": "A"}), "/policies/placement/site", "unknown", "placement policy"),
+    (placement(requirements=[]), f"{PLACEMENT}/requirements", "type", "a JSON object"),
+    (placement(preferences=None), f"{PLACEMENT}/preferences", "type", "a JSON object"),
+    (
+        placement(requirements={"site": ["A"]}),
+        f"{PLACEMENT}/requirements/site",
+        "unknown",
+        'invalid item "site" in requirements',
+    ),
+    (
+        placement(preferences={"cloud": ["A"]}),
+        f"{PLACEMENT}/preferences/cloud",
+        "unknown",
+        'invalid item "cloud" in preferences',
+    ),
+    (placement(requirements={"sites": "A"}), f"{PLACEMENT}/requirements/sites", "type", "a list"),
+    (
+        placement(requirements={"sites": [1]}),
+        f"{PLACEMENT}/requirements/sites/0",
+        "type",
+        "the name of a site must be a text",
+    ),
+    (
+        placement(requirements={"sites": [""]}),
+        f"{PLACEMENT}/requirements/sites/0",
+        "place",
+        "1 to 128",
+    ),
+    (
+        placement(requirements={"regions": ["a\n"]}),
+        f"{PLACEMENT}/requirements/regions/0",
+        "place",
+        "control character",
+    ),
+    (
+        placement(preferences={"regions": ["a" * 129]}),
+        f"{PLACEMENT}/preferences/regions/0",
+        "place",
+        "1 to 128",
+    ),
+    (
+        placement(preferences={"sites": ["a"] * 101}),
+        f"{PLACEMENT}/preferences/sites",
+        "tooMany",
+        "at most 100",
+    ),
+    (job(placement=5), "/placement", "type", '"placement" must be a JSON object'),
+    (job(placement={"x": 1}), "/placement/x", "unknown", 'invalid item "x" in placement policy'),
+    (
+        job(placement={"requirements": {"sites": [5]}}),
+        "/placement/requirements/sites/0",
+        "type",
+        "the name of a site",
+    ),
+    (job(placement={}, policies={"placement": {}}), "/placement", "duplicate", "given twice"),
     (
         job(artifacts=[{"url": "http://x"}]),
         "/artifacts",
