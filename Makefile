@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.complete
 
-.PHONY: install demo test chaos check contract clean
+.PHONY: install demo test chaos bench check contract clean
 
 install: $(STAMP)
 	@:
@@ -31,6 +31,17 @@ JOBS ?= 300
 chaos: $(STAMP)
 	@sh tests/setup/all.sh $(PY)
 	@PROMINENCE_TEST_BACKEND=production $(PY) -m tests.chaos --runs $(RUNS) --seed $(SEED) --jobs $(JOBS)
+
+# ONLY: names, separated by commas. N: share of the full numbers of jobs, such as 0.1. FULL=1: the long parts too.
+# KEEP=1: docs/performance.md shows this run, and later ones are compared with it.
+ONLY ?=
+N ?= 1
+FULL ?=
+KEEP ?=
+
+bench: $(STAMP)
+	@sh tests/setup/all.sh $(PY)
+	@$(PY) -m tests.bench --only "$(ONLY)" --scale $(N) $(if $(FULL),--full) $(if $(KEEP),--keep)
 
 check: $(STAMP)
 	$(PY) -m ruff check .

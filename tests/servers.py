@@ -102,19 +102,21 @@ class PostgresServer:
     """A cluster in a directory; the user who runs it is not root, whoever runs the tests.
 
     durable: what was committed is there after a restart, however it ended (but not after the machine's).
+    fsync: nor is it lost when the machine stops; as slow as production.
     """
 
     directory: Path
     port: int = field(default_factory=free_port)
     password: str = "database-password"
     durable: bool = False
+    fsync: bool = False
     process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "prominence") -> str:
         return f"postgresql://prominence:{self.password}@{HOST}:{self.port}/{database}"
 
     def start(self) -> None:
-        """Make the cluster, with a database `prominence`, and start it. Without fsync: for tests only."""
+        """Make the cluster, with a database `prominence`, and start it."""
         self._make_cluster()
         self.serve()
         self.create_database("prominence")
@@ -142,9 +144,9 @@ class PostgresServer:
             "listen_addresses": HOST,
             "port": self.port,
             "unix_socket_directories": "",
-            "fsync": "off",
+            "fsync": "on" if self.fsync else "off",
             "synchronous_commit": "on" if self.durable else "off",
-            "full_page_writes": "off",
+            "full_page_writes": "on" if self.fsync else "off",
             "max_connections": 200,
         }
         words = [f"--{name}={value}" for name, value in options.items()]
