@@ -5,6 +5,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from clouds.explain import explain
+from jobs import openapi
 from jobs.queries import find_job, parse_id
 from prominence.errors import UnknownJob
 from prominence.views import ApiView
@@ -15,6 +16,7 @@ class WhyView(ApiView):
 
     job_token_methods = frozenset({"GET", "HEAD"})
 
+    @openapi.why
     def get(self, request: Request, job_id: str) -> Response:
         assert isinstance(request.user, User)  # noqa: S101 authentication is demanded
         job = find_job(request.user.pk, parse_id(job_id))

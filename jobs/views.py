@@ -4,9 +4,11 @@ from itertools import chain, islice
 
 from django.contrib.auth.models import User
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from jobs import openapi
 from jobs.output import NoOutput, read_output
 from jobs.queries import find_job, integer_of, parse_id, parse_ids, parse_list_query, select_jobs
 from jobs.serializers import brief_list, full_entries, full_list
@@ -23,15 +25,18 @@ READ_ONLY = frozenset({"GET", "HEAD"})
 class JobsView(ApiView):
     """/jobs: submit (S145), list (S149, S150, C27), delete several (C26)."""
 
+    @openapi.submit
     def post(self, request: Request) -> Response:
         job = submit_job(owner=_user(request), document=parse_job(read_document(request)))
         return Response({"id": job.pk}, status=201)
 
+    @openapi.list_jobs
     def get(self, request: Request) -> Response:
         query = parse_list_query(request.query_params)
         jobs = select_jobs(_user(request).pk, query)
         return Response(full_list(jobs) if query.detail else brief_list(jobs))
 
+    @openapi.delete_many
     def delete(self, request: Request) -> Response:
         text = request.query_params.get("id", "")
         if not text:
@@ -46,10 +51,12 @@ class JobView(ApiView):
 
     job_token_methods = READ_ONLY
 
+    @openapi.describe
     def get(self, request: Request, job_id: str) -> Response:
         job = find_job(_user(request).pk, parse_id(job_id))
         return Response(full_entries([job] if job else []))
 
+    @openapi.delete
     def delete(self, request: Request, job_id: str) -> Response:
         user = _user(request)
         delete_job(owner=user, job_id=parse_id(job_id), actor=user.username)
@@ -59,20 +66,26 @@ class JobView(ApiView):
 class CloneView(ApiView):
     """/jobs/{id}/clone: the same document once more (C24)."""
 
+    @openapi.clone
     def put(self, request: Request, job_id: str) -> Response:
         return Response({"id": clone_job(owner=_user(request), job_id=parse_id(job_id)).pk}, 201)
 
-    post = put
+    @extend_schema(exclude=True)
+    def post(self, request: Request, job_id: str) -> Response:
+        return self.put(request, job_id)
 
 
 class RemoveView(ApiView):
     """/jobs/{id}/remove: what `leaveInQueue` kept may go (C25)."""
 
+    @openapi.remove
     def put(self, request: Request, job_id: str) -> Response:
         remove_job(owner=_user(request), job_id=parse_id(job_id))
         return Response({})
 
-    post = put
+    @extend_schema(exclude=True)
+    def post(self, request: Request, job_id: str) -> Response:
+        return self.put(request, job_id)
 
 
 class OutputView(ApiView):
@@ -81,6 +94,7 @@ class OutputView(ApiView):
     job_token_methods = READ_ONLY
     stream = ""
 
+    @openapi.output
     def get(self, request: Request, job_id: str) -> HttpResponseBase:
         rank = integer_of(request.query_params, "node", default=0, low=0)
         offset = integer_of(request.query_params, "offset", default=0, low=0)

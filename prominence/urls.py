@@ -3,10 +3,13 @@
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
+from prominence.openapi import SchemaPage, SchemaView
 from prominence.views import HealthView, NoSuchPathView, NotAvailableView
 
 api: list[URLPattern | URLResolver] = [
     path("health", HealthView.as_view()),
+    path("schema", SchemaView.as_view()),
+    path("docs", SchemaPage.as_view()),
     path("", include("jobs.urls")),
     path("", include("clouds.urls")),
     re_path(

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.views import defaults
+from drf_spectacular.utils import extend_schema
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.renderers import BaseRenderer
@@ -45,6 +46,11 @@ class HealthView(ApiView):
     authentication_classes = []
     permission_classes = []
 
+    @extend_schema(
+        operation_id="health",
+        summary="204 if everything works",
+        responses={204: None, 409: {"type": "object", "required": ["errors"]}},
+    )
     def get(self, request: Request) -> Response:
         failing = failing_parts()
         if failing:
@@ -52,6 +58,7 @@ class HealthView(ApiView):
         return Response(status=204)
 
 
+@extend_schema(exclude=True)
 class NotAvailableView(ApiView):
     """Paths that today's clients know and this server does not serve yet: 400, as a 404 misleads clients (C6)."""
 
@@ -60,6 +67,7 @@ class NotAvailableView(ApiView):
         raise NotAvailable(f"{kwargs['feature']} is not available yet")
 
 
+@extend_schema(exclude=True)
 class NoSuchPathView(ApiView):
     """Any other path below an API root: 404 in JSON (C9), also for those without a token."""
 

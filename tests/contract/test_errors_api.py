@@ -1,11 +1,15 @@
 """Every error is JSON that today's clients can show (C6-C9), whatever went wrong."""
 
+import json
+
 import pytest
 from django.test import Client
 
+from jobs.models import Event, InputFile, Job, Outbox, PlacementPolicy
 from prominence.bus import BEAT, server_redis
 from tests.contract.conftest import Api, golden
 from tests.servers import RedisServer
+from tests.unit.test_spec_refusals import BAD
 
 pytestmark = pytest.mark.django_db
 
@@ -19,6 +23,23 @@ def test_bad_document_lists_every_problem(api: Api) -> None:
     expected = golden("error-document")
     assert body["errors"] == expected["errors"]
     assert set(body["error"].split("; ")) == set(expected["error"].split("; "))
+
+
+def test_no_refused_document_leaves_a_trace(api: Api) -> None:
+    """Every entry of the unit test's table, as a request."""
+    assert len(BAD) > 150
+    for document, pointer, _, _ in BAD:
+        try:
+            body = json.dumps(document, allow_nan=False).encode()
+        except ValueError:
+            continue  # NaN is not JSON: below
+        response = api.post("/jobs", body)
+        assert response.status_code == 400, document
+        found = {problem["pointer"] for problem in response.json()["errors"]}
+        assert found == {pointer} or "\\u0000" in body.decode(), document
+
+    for model in (Job, Event, InputFile, Outbox, PlacementPolicy):
+        assert not model.objects.exists()  # type: ignore[attr-defined]
 
 
 DEEP = b"[" * 100_000
