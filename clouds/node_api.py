@@ -14,6 +14,7 @@ Every call but enrol carries the node token of one incarnation, which opens noth
 
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from functools import wraps
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from django.conf import settings
 from django.db import DatabaseError, DataError
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
+from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods
 
@@ -33,8 +35,10 @@ from clouds.models import Incarnation
 from clouds.states import ALIVE
 from jobs.models import InputFile, Placement, Stream
 from jobs.output import store_piece
+from jobs.secret_fields import task_secrets
 from jobs.spec import run_spec
 from prominence.bus import announce_changes
+from prominence.seals import SealBroken
 from prominence.tokens import issue_job_token
 from worker.protocol import (
     AttemptKey,
@@ -133,20 +137,30 @@ def fetch_view(request: HttpRequest) -> HttpResponse:
             incarnation=row.pk, live=True, attempt__job__in={key.job for key in wanted}
         ).select_related("attempt__job__owner")
     }
-    items = tuple(_fetched(key, placements[key]) for key in wanted if key in placements)
-    refused = tuple(key for key in wanted if key not in placements)
+    now = timezone.now()
+    found = [_fetched(key, placements[key], now) for key in wanted if key in placements]
+    items = tuple(item for item in found if item is not None)
+    given = {item.key for item in items}
+    refused = tuple(key for key in wanted if key not in given)
     return _answer(FetchAnswer(items=items, refused=refused))
 
 
-def _fetched(key: AttemptKey, placement: Placement) -> Fetched:
+def _fetched(key: AttemptKey, placement: Placement, now: datetime) -> Fetched | None:
+    """None when the job's secrets cannot be opened: an operator took a key away too early."""
     job = placement.attempt.job
+    try:
+        secrets = task_secrets(job.spec)
+    except SealBroken as error:
+        logger.error("job %d cannot run: %s", job.pk, error)
+        return None
     env = {"PROMINENCE_WORKFLOW_ID": str(job.workflow)} if job.workflow else {}
     spec = run_spec(job.spec, env=env)
     token = issue_job_token(
         job_id=job.pk, username=job.owner.get_username(), walltime_s=spec.walltime_s
     )
     secret_env = {"PROMINENCE_URL": settings.CONFIG.public_url, "PROMINENCE_TOKEN": token}
-    return Fetched(key=key, spec=spec, secret_env=secret_env)
+    age_s = max(0.0, (now - job.created_at).total_seconds())
+    return Fetched(key=key, spec=spec, secret_env=secret_env, secrets=secrets, age_s=age_s)
 
 
 def _placed(row: Incarnation, key_text: str, *, live: bool) -> tuple[AttemptKey, Placement]:

@@ -14,6 +14,8 @@ from django.conf import settings
 from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, StrictStr
 from pydantic_core import PydanticCustomError
 
+from jobs import secret_fields
+
 SINGULARITY, UDOCKER, PROCESS = "singularity", "udocker", "process"
 BASIC = "basic"
 LATER_TYPES = frozenset({"openmpi", "mpich", "intelmpi", "sidecar"})
@@ -141,13 +143,6 @@ def variable_name(value: str) -> str:
     return value
 
 
-def variable_value(value: object) -> object:
-    """Numbers are taken as the text that JSON shows for them."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return json.dumps(value)
-    return value
-
-
 def workdir_path(value: str) -> str:
     if not value or len(value) > 4096 or _CONTROL.search(value):
         raise reject(
@@ -231,8 +226,9 @@ Command = Annotated[StrictStr, AfterValidator(command_text)]
 Text = Annotated[StrictStr, AfterValidator(plain_text)]
 Arguments = Annotated[tuple[Text, ...], BeforeValidator(argument_words)]
 VariableName = Annotated[StrictStr, AfterValidator(variable_name)]
-VariableValue = Annotated[Text, BeforeValidator(variable_value)]
-Environment = Annotated[dict[VariableName, VariableValue], BeforeValidator(few_variables)]
+Environment = Annotated[
+    dict[VariableName, secret_fields.VariableValue], BeforeValidator(few_variables)
+]
 Workdir = Annotated[StrictStr, AfterValidator(workdir_path)]
 TaskType = Annotated[StrictStr, AfterValidator(task_type)]
 Filename = Annotated[StrictStr, AfterValidator(input_name)]

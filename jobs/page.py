@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 
 from jobs.models import Attempt, Event, Job, Stream
 from jobs.output import NoOutput, log_state, read_output
+from jobs.secret_fields import shown_task
 from jobs.states import REASONS, AttemptStatus, Fault, JobStatus, Outcome, Reason
 from prominence.admin_format import KB, Colour, duration, label, labels, size
 
@@ -138,9 +139,10 @@ def public_document(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**spec, "tasks": tasks}
 
 
-def _public_task(task: Mapping[str, Any]) -> dict[str, Any]:
+def _public_task(stored: Mapping[str, Any]) -> dict[str, Any]:
+    task = shown_task(stored)
     if not task.get("env"):
-        return dict(task)
+        return task
     env = {key: MASK if _SECRET.search(key) else value for key, value in task["env"].items()}
     return {**task, "env": env}
 

@@ -42,8 +42,10 @@ RESOURCES = Section(
 )
 TASK = Section(
     refusal='invalid item "{}" in task',
-    known=frozenset({"image", "runtime", "cmd", "args", "env", "workdir", "type"}),
-    later=frozenset({"procsPerNode", "imagePullCredential", "app", "stdout", "imageSha256"}),
+    known=frozenset(
+        {"image", "runtime", "cmd", "args", "env", "workdir", "type", "imagePullCredential"}
+    ),
+    later=frozenset({"procsPerNode", "app", "stdout", "imageSha256"}),
 )
 INPUT = Section(
     refusal="invalid item {} in input", known=frozenset({"filename", "content", "executable"})
@@ -243,6 +245,8 @@ def _translated(item: dict[str, Any]) -> Problem:
     if kind == "missing":
         key = str(path[-1])
         return _problem(path, "missing", _MISSING.get(key, f'"{key}" is required'))
+    if kind == "extra_forbidden":
+        return _problem(path, "unknown", f'invalid item "{str(path[-1])[:SHOWN_CHARACTERS]}"')
     code = "range" if kind.startswith(("greater_than", "less_than")) else "type"
     return _problem(path, code, f"{_rule(path)}, not {_shown(item['input'])}")
 

@@ -13,6 +13,7 @@ from typing import Any
 from django.db.models import F, Q
 
 from jobs.models import InputFile, Job, JobQuerySet, Placement
+from jobs.secret_fields import shown_task
 from jobs.states import JobStatus, Reason
 
 PAGE = 500
@@ -84,7 +85,10 @@ def _status_reason(job: Job) -> str:
 
 def _full(job: Job, placement: Placement | None, contents: Mapping[str, bytes]) -> dict[str, Any]:
     spec = job.spec
-    entry = _common(job) | {"resources": spec["resources"], "tasks": spec["tasks"]}
+    entry = _common(job) | {
+        "resources": spec["resources"],
+        "tasks": [shown_task(task) for task in spec["tasks"]],
+    }
     if job.detail and "statusReason" in entry:
         entry["statusDetail"] = job.detail
     if job.labels:

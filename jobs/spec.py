@@ -9,8 +9,8 @@ clock. Single values are checked in `jobs.fields`; texts for what is refused are
     inputs    1,000,000 bytes a file after decoding (S88, C49)
     cmd, args 65,536 characters each, 262,144 in all
 
-The stored form is the document as submitted, with resources and runtimes filled in, and with sha256 and size in
-place of the content of input files.
+The stored form is the document as submitted, with resources and runtimes filled in, with sha256 and size in
+place of the content of input files, and with secrets sealed (`jobs.secret_fields`).
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
 
-from jobs import fields
+from jobs import fields, secret_fields
 from jobs.policies import PlacementPolicy, Policies, policy_key
 from jobs.refusals import problems_of, screen
 from jobs.shapes import Shape
@@ -62,6 +62,7 @@ class Task(_Model):
     env: fields.Environment = Field(default_factory=dict)
     workdir: fields.Workdir | None = None
     type: fields.TaskType = fields.BASIC
+    credential: secret_fields.Credential = Field(default=None, alias="imagePullCredential")
 
     @property
     def runtime(self) -> str:
@@ -214,7 +215,12 @@ def memory_mb(memory_gb: float) -> int:
 
 
 def _stored_task(task: Task) -> dict[str, Any]:
-    stored = task.model_dump(by_alias=True, exclude_unset=True, mode="json")
+    secret = {"env", "credential"}
+    stored = task.model_dump(by_alias=True, exclude_unset=True, mode="json", exclude=secret)
+    if "env" in task.model_fields_set:
+        stored["env"] = secret_fields.sealed_env(task.env)
+    if task.credential is not None:
+        stored[secret_fields.CREDENTIAL] = secret_fields.sealed_credential(task.credential)
     return stored | {"runtime": task.runtime}
 
 
@@ -237,7 +243,7 @@ def _run_task(stored: Mapping[str, Any]) -> TaskSpec:
         runtime=stored["runtime"],
         command=tuple(shlex.split(stored.get("cmd", ""))),
         args=tuple(stored.get("args", ())),
-        env=stored.get("env", {}),
+        env=secret_fields.plain_env(stored),
         workdir=stored.get("workdir"),
     )
 

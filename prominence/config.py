@@ -4,11 +4,14 @@ Owns names, types, defaults and units of the settings; must not import Django or
 given and the files that `NAME_FILE` variables point to. A secret may be given as `PROMINENCE_X_FILE=/path`.
 """
 
+import base64
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+FERNET_KEY_BYTES = 32
 
 
 class ConfigError(ValueError):
@@ -31,6 +34,7 @@ class Config:
     node_redis_url: str
     public_url: str
     secret_key: str
+    secrets_keys: tuple[str, ...]
     debug: bool
     allowed_hosts: tuple[str, ...]
     registry_mirrors: Mapping[str, str]
@@ -75,6 +79,9 @@ def load_config(env: Mapping[str, str] | None = None) -> Config:
             reader.text("URL") or _stored(data / "run" / "url") or "http://127.0.0.1:8000/api/v1"
         ).rstrip("/"),
         secret_key=reader.text("SECRET_KEY") or _secret(data / "secret-key"),
+        secrets_keys=_fernet_keys(
+            reader.text("SECRETS_KEYS") or _secret(data / "secrets-key", _new_fernet_key)
+        ),
         debug=reader.flag("DEBUG"),
         allowed_hosts=tuple(reader.text("ALLOWED_HOSTS", "*").split(",")),
         registry_mirrors=reader.pairs("REGISTRY_MIRRORS"),
@@ -96,15 +103,38 @@ def _stored(path: Path) -> str:
         return ""
 
 
-def _secret(path: Path) -> str:
-    """The signing key of this data directory, made on first use; O_EXCL so that two starters agree."""
+def _fernet_keys(text: str) -> tuple[str, ...]:
+    """Keys separated by commas; each is 32 bytes in URL-safe base64, as `Fernet.generate_key` makes them."""
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    for key in keys:
+        try:
+            size = len(base64.urlsafe_b64decode(key))
+        except ValueError:
+            size = 0
+        if size != FERNET_KEY_BYTES:
+            raise ConfigError(
+                "PROMINENCE_SECRETS_KEYS: each key must be 32 bytes in URL-safe base64"
+            )
+    return keys
+
+
+def _new_signing_key() -> str:
+    return secrets.token_urlsafe(48)
+
+
+def _new_fernet_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(FERNET_KEY_BYTES)).decode()
+
+
+def _secret(path: Path, make: Callable[[], str] = _new_signing_key) -> str:
+    """A key of this data directory, made on first use; O_EXCL so that two starters agree."""
     try:
         return path.read_text()
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(48))
+            file.write(make())
         try:
             os.link(draft, path)
         except FileExistsError:

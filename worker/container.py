@@ -18,10 +18,11 @@ from worker import tree
 from worker.handover import Orders
 from worker.images import ImageCache, ImageLease
 from worker.layout import JobDir
-from worker.protocol import EndReason, TaskSpec
+from worker.protocol import EndReason, TaskSecrets, TaskSpec
 from worker.runtimes.apptainer import ApptainerRuntime
 from worker.runtimes.base import (
     ContainerRequest,
+    Credential,
     Identity,
     ImageRequest,
     Launch,
@@ -79,7 +80,7 @@ class Containers:
         """Pull the image and make the container. Blocks; run it in a child of the shim."""
         task = self._orders.spec.tasks[index]
         try:
-            with self.acquire(task) as lease:
+            with self.acquire(index) as lease:
                 request = self.request(index, lease)
                 self._runtimes[task.runtime].prepare(request, run=run_command)
                 return Prepared(pull_s=lease.image.pull_s)
@@ -90,8 +91,9 @@ class Containers:
         except OSError as error:
             return Prepared(error=str(error), reason=EndReason.NODE_ERROR)
 
-    def acquire(self, task: TaskSpec) -> ImageLease:
-        """The image from the cache, pulled if need be. Raises RuntimeFailure."""
+    def acquire(self, index: int) -> ImageLease:
+        """The image of a task from the cache, pulled if need be. Raises RuntimeFailure."""
+        task = self._orders.spec.tasks[index]
         if task.runtime == PROCESS:
             return ImageLease(image=NO_IMAGE, descriptor=-1)
         cache = ImageCache(
@@ -100,9 +102,17 @@ class Containers:
             puller=self._puller(),
             run=run_command,
         )
-        return cache.acquire(
-            task.runtime, ImageRequest(image=task.image, mirrors=self._orders.mirrors)
+        request = ImageRequest(
+            image=task.image, mirrors=self._orders.mirrors, credential=self._credential(index)
         )
+        return cache.acquire(task.runtime, request)
+
+    def _secrets(self, index: int) -> TaskSecrets:
+        return self._orders.secrets[index] if self._orders.secrets else TaskSecrets()
+
+    def _credential(self, index: int) -> Credential | None:
+        secrets = self._secrets(index)
+        return Credential(username=secrets.username, token=secrets.token) if secrets.token else None
 
     def _puller(self) -> Identity:
         if os.getuid() != 0:
@@ -148,6 +158,7 @@ class Containers:
             tree.MARK: f"{self._orders.cgroup}/{key}",
             **spec.env,
             **task.env,
+            **self._secrets(index).env,
             **self._orders.secret_env,
         }
 

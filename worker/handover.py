@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from worker.files import read_or_none
-from worker.protocol import AttemptKey, EndReason, RunSpec, TaskResult
+from worker.protocol import AttemptKey, EndReason, RunSpec, TaskResult, TaskSecrets
 
 STREAMS = ("stdout", "stderr")
 
@@ -21,6 +21,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     key: AttemptKey
     spec: RunSpec
     secret_env: dict[str, str]
+    secrets: tuple[TaskSecrets, ...] = ()
     uid: int
     gid: int
     puller: int
@@ -32,6 +33,11 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     allow_process: bool
     allow_shared_uid: bool
     log_cap_bytes: int
+
+    @property
+    def hidden(self) -> list[str]:
+        """What is masked in output."""
+        return [value for task in self.secrets for value in task.env.values()]
 
 
 class Maker(StrEnum):

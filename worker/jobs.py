@@ -186,6 +186,7 @@ class Jobs:
             key=item.key,
             spec=item.spec,
             secret_env=item.secret_env,
+            secrets=item.secrets,
             uid=uid,
             gid=gid,
             puller=place.puller,

@@ -127,12 +127,28 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[AttemptKey, ...]
 
 
+class TaskSecrets(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Secrets of one task: variables, which are masked in its output, and the login for its image."""
+
+    env: dict[str, str] = {}
+    username: str = ""
+    token: str = ""
+
+    def __repr__(self) -> str:
+        return "TaskSecrets(***)"
+
+
 class Fetched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the node gets over HTTPS after the claim. `secret_env` never touches Redis, argv or a log."""
+    """What the node gets over HTTPS after the claim. `secret_env` and `secrets` never touch Redis, argv or a log.
+
+    `secrets` has one entry for each task, or none at all. `age_s`: how long ago the job was submitted.
+    """
 
     key: AttemptKey
     spec: RunSpec
     secret_env: dict[str, str] = {}
+    secrets: tuple[TaskSecrets, ...] = ()
+    age_s: float = 0.0
 
 
 class FetchAnswer(msgspec.Struct, frozen=True, kw_only=True):

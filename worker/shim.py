@@ -24,6 +24,7 @@ from worker.handover import STREAMS, Maker, Orders, Result, RunMark, Status, Sto
 from worker.images import ImageLease
 from worker.layout import JobDir
 from worker.lease import read_deadline
+from worker.masking import mask_for
 from worker.protocol import EndReason, TaskResult
 from worker.runtimes.base import Launch
 from worker.runtimes.errors import RuntimeFailure
@@ -103,8 +104,9 @@ class Supervisor:
     def __init__(self, orders: Orders, job_dir: JobDir) -> None:
         self._orders = orders
         self._dir = job_dir
+        hidden, cap = orders.hidden, orders.log_cap_bytes
         self._spools = [
-            Spool(job_dir.log(name), cap_bytes=orders.log_cap_bytes) for name in STREAMS
+            Spool(job_dir.log(name), cap_bytes=cap, mask=mask_for(hidden)) for name in STREAMS
         ]
         self._signals = tree.termination_descriptor()
         self._poll = select.poll()
@@ -147,7 +149,7 @@ class Supervisor:
             self._containers.check(task)
             has_image = task.runtime != PROCESS
             pull_s = self._prepare(index) if has_image else -1.0
-            with self._containers.acquire(task) as lease:
+            with self._containers.acquire(index) as lease:
                 result = self._try_task(index, lease, pull_s)
             self._tasks.append(result)
             if self._over or (result.exit_code and not self._orders.spec.keep_going):

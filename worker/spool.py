@@ -7,6 +7,8 @@ import errno
 import os
 from pathlib import Path
 
+from worker.masking import Mask
+
 CHUNK = 1 << 16
 ROUND = 16
 """Chunks per turn, so that a loud job cannot keep the shim from its clock and its signals."""
@@ -15,11 +17,12 @@ ROUND = 16
 class Spool:
     """One stream. `write_end` is what the job's processes get; the shim keeps it open between tasks."""
 
-    def __init__(self, path: Path, *, cap_bytes: int) -> None:
+    def __init__(self, path: Path, *, cap_bytes: int, mask: Mask | None = None) -> None:
         self.read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.read_end, False)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._left = cap_bytes
+        self._mask = mask
         self.dropped = False
 
     def pump(self) -> bool:
@@ -29,13 +32,15 @@ class Spool:
                 data = os.read(self.read_end, CHUNK)
             except BlockingIOError:
                 return False
-            self._keep(data)
+            self._keep(data if self._mask is None else self._mask.feed(data))
         return True
 
     def drain(self) -> None:
         """Move all that is in the pipe: complete once every writer is dead."""
         while self.pump():
             pass
+        if self._mask is not None:
+            self._keep(self._mask.finish())
 
     def _keep(self, data: bytes) -> None:
         if len(data) > self._left:

@@ -163,12 +163,6 @@ BAD = [
     (task(type="sidecar"), "/tasks/0/type", "notAvailable", "not available yet"),
     (task(type="other"), "/tasks/0/type", "type", 'must be "basic"'),
     (task(procsPerNode=2), "/tasks/0/procsPerNode", "notAvailable", '"procsPerNode" is not'),
-    (
-        task(imagePullCredential={"username": "u", "token": "t"}),
-        "/tasks/0/imagePullCredential",
-        "notAvailable",
-        "not available yet",
-    ),
     (task(command="x"), "/tasks/0/command", "unknown", 'invalid item "command" in task'),
     (job(inputs={}), "/inputs", "type", "list of JSON objects"),
     (job(inputs=["file://x"]), "/inputs/0", "type", "each input must be a JSON object"),
