@@ -151,8 +151,11 @@ def _run_job(api: Api) -> None:
 def _follow(api: Api, job: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Server-sent events: (event, data), until `end`."""
     event = ""
+    deadline = time.monotonic() + JOB_TIMEOUT_S
     with api.open("GET", f"/jobs/{job}/events") as answer:
-        for raw in answer:
+        for raw in answer:  # at least a comment every 15 s
+            if time.monotonic() > deadline:
+                raise DemoFailedError(f"job {job} has not ended in {JOB_TIMEOUT_S} s")
             name, _, value = raw.decode().rstrip("\r\n").partition(": ")
             if name == "event":
                 event = value

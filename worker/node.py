@@ -127,6 +127,8 @@ class Node:
         }
         if os.getuid() != 0 and not self._options.allow_shared_uid:
             versions.pop("udocker", None)
+        if not (versions.get("singularity") or versions.get("udocker")):
+            logger.warning("neither Apptainer nor udocker works here: this node runs no containers")
         return {name: version for name, version in versions.items() if version}
 
     # ---- serving
