@@ -7,5 +7,6 @@ status=0
 "$here/postgresql.sh" || status=$?
 "$here/redis.sh" || status=$?
 "$here/chromium.sh" || status=$?
-"$here/pypi-client.sh" "${1:-python3}" >/dev/null || status=$?
+"$here/pypi-client.sh" "${1:-python3}" prominence 0.21.0 >/dev/null || status=$?
+"$here/pypi-client.sh" "${1:-python3}" prominence-cli 1.5.1 >/dev/null || status=$?
 exit "$status"
