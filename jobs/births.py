@@ -127,15 +127,26 @@ def store_policies(jobs: Sequence[Job]) -> None:
 
 
 def store_inputs(owner_id: int, document: JobDocument) -> None:
-    """Keep each content once per owner, whoever else is storing it right now; in digest order, against deadlocks."""
+    """Keep each content once per owner, whoever else is storing or removing it right now; in digest order, against
+    deadlocks. One that is there is marked as used now, so that retention does not take it away.
+    """
     contents = {file.sha256: file.content for file in document.inputs}
     InputFile.objects.bulk_create(
         [
-            InputFile(owner_id=owner_id, sha256=digest, content=data)
+            InputFile(owner_id=owner_id, sha256=digest, content=data, used_at=Now())
             for digest, data in sorted(contents.items())
         ],
-        ignore_conflicts=True,
+        update_conflicts=True,
+        unique_fields=["owner", "sha256"],
+        update_fields=["used_at"],
     )
+
+
+def touch_inputs(owner_id: int, spec: Mapping[str, Any]) -> None:
+    """Mark the inputs of a stored form as used now. In the transaction that makes a job of it."""
+    digests = [file["sha256"] for file in spec.get("inputs", ())]
+    if digests:
+        InputFile.objects.filter(owner_id=owner_id, sha256__in=digests).update(used_at=Now())
 
 
 def queued_form(job: Job) -> Queued:

@@ -1,7 +1,7 @@
 """The rows of a job's life. The database is the only truth; everything else is a hint or a copy.
 
-Owns `Job`, `Chunk`, `Attempt`, `Placement`, `Event`, `Output`, `InputFile`, `Outbox`, `Kind`,
-`PlacementPolicy`. Status columns and the
+Owns `Job`, `Chunk`, `Attempt`, `Placement`, `Event`, `Output`, `InputFile`, `IdempotencyKey`, `Outbox`,
+`Kind`, `PlacementPolicy`. Status columns and the
 counters of chunks are written by `jobs.transition` alone. Nothing here knows nodes, Redis or HTTP.
 """
 
@@ -284,18 +284,45 @@ class Output(models.Model):
 
 
 class InputFile(models.Model):
-    """Content of a small input file (1 MB at most, S88), kept once per owner and digest."""
+    """Content of a small input file (1 MB at most, S88), kept once per owner and digest.
+
+    `used_at`: when something was last submitted with it.
+    """
 
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
     sha256 = models.CharField(max_length=64)
     content = models.BinaryField()
     created_at = models.DateTimeField(db_default=Now())
+    used_at = models.DateTimeField(db_default=Now())
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["owner", "sha256"], name="input_digest")]
+        indexes = [models.Index(fields=["used_at"], name="input_age")]
 
     def __str__(self) -> str:
         return self.sha256
+
+
+class IdempotencyKey(models.Model):
+    """What a request with an `Idempotency-Key` made: a job's (or a workflow's) number, as its answer repeats it.
+
+    `digest` is SHA-256 of what was asked for.
+    """
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, db_index=False, related_name="+"
+    )
+    key = models.CharField(max_length=255)
+    digest = models.CharField(max_length=64)
+    made = models.BigIntegerField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["owner", "key"], name="idempotency_key")]
+        indexes = [models.Index(fields=["created_at"], name="idempotency_age")]
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class Outbox(models.Model):

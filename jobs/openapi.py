@@ -149,11 +149,25 @@ OUTPUT_PARAMETERS = [
     parameter("node", "the rank of a node of the job", _WHOLE),
 ]
 
+IDEMPOTENCY_KEY = parameter(
+    "Idempotency-Key",
+    "the same request with the same key has its effect once, and gets the first answer, for 7 days",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+    location="header",
+)
+
 submit = extend_schema(
     operation_id="submit_job",
     summary="Submit a job",
+    parameters=[IDEMPOTENCY_KEY],
     request={"application/json": _DOCUMENT},
-    responses={201: _reference("Created"), **REFUSALS, 400: DOCUMENT_ERROR, 413: ERROR},
+    responses={
+        201: _reference("Created"),
+        **REFUSALS,
+        400: {"anyOf": [DOCUMENT_ERROR, ERROR]},
+        409: ERROR,
+        413: ERROR,
+    },
 )
 list_jobs = extend_schema(
     operation_id="list_jobs",
@@ -178,8 +192,9 @@ delete = extend_schema(
 clone = extend_schema(
     operation_id="clone_job",
     summary="Submit a job's document once more",
+    parameters=[IDEMPOTENCY_KEY],
     request=None,
-    responses={201: _reference("Created"), **REFUSALS},
+    responses={201: _reference("Created"), **REFUSALS, 409: ERROR},
 )
 remove = extend_schema(
     operation_id="remove_job",

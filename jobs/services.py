@@ -18,6 +18,7 @@ from jobs.births import (
     store_inputs,
     store_labels,
     store_policies,
+    touch_inputs,
 )
 from jobs.models import Event, Job
 from jobs.queries import find_job, own_ids
@@ -45,6 +46,7 @@ def clone_job(*, owner: User, job_id: int) -> Job:
         job = find_job(owner.pk, job_id)
         if job is None:
             raise UnknownJob
+        touch_inputs(owner.pk, job.spec)
         return _create(owner, job.name, job.spec, copy_columns(job))
 
 

@@ -9,6 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from jobs import openapi
+from jobs.idempotency import HEADER, KeyedRequest, once
 from jobs.output import NoOutput, read_output
 from jobs.queries import find_job, integer_of, parse_id, parse_ids, parse_list_query, select_jobs
 from jobs.serializers import brief_list, full_entries, full_list
@@ -27,8 +28,11 @@ class JobsView(ApiView):
 
     @openapi.submit
     def post(self, request: Request) -> Response:
-        job = submit_job(owner=_user(request), document=parse_job(read_document(request)))
-        return Response({"id": job.pk}, status=201)
+        user, document = _user(request), read_document(request)
+        job = parse_job(document)
+        keyed = _keyed(request, "POST /jobs", document)
+        made = once(keyed, lambda: submit_job(owner=user, document=job).pk)
+        return Response({"id": made}, status=201)
 
     @openapi.list_jobs
     def get(self, request: Request) -> Response:
@@ -68,7 +72,10 @@ class CloneView(ApiView):
 
     @openapi.clone
     def put(self, request: Request, job_id: str) -> Response:
-        return Response({"id": clone_job(owner=_user(request), job_id=parse_id(job_id)).pk}, 201)
+        user, number = _user(request), parse_id(job_id)
+        keyed = _keyed(request, "clone", number)
+        made = once(keyed, lambda: clone_job(owner=user, job_id=number).pk)
+        return Response({"id": made}, 201)
 
     @extend_schema(exclude=True)
     def post(self, request: Request, job_id: str) -> Response:
@@ -109,6 +116,12 @@ class OutputView(ApiView):
         if len(head) < 2:
             return HttpResponse(b"".join(head), content_type=PLAIN_TEXT)
         return StreamingHttpResponse(chain(head, chunks), content_type=PLAIN_TEXT)
+
+
+def _keyed(request: Request, action: str, document: object) -> KeyedRequest:
+    """The request as one that may come again. Raises BadRequest for a key that cannot be used."""
+    key = request.headers.get(HEADER)
+    return KeyedRequest.of(_user(request), key=key, action=action, document=document)
 
 
 def _user(request: Request) -> User:

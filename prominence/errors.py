@@ -8,6 +8,7 @@
     ├── NotAuthenticated      401  notAuthenticated
     ├── Forbidden             403  forbidden
     ├── NoSuchPath            404  noSuchPath
+    ├── KeyReused             409  keyReused         an Idempotency-Key came with another request before
     ├── TooLarge              413  tooLarge
     └── Unavailable           503  unavailable       retryable
 
@@ -99,6 +100,16 @@ class NoSuchPath(ApiError):
 
     def __init__(self, message: str = "No such path") -> None:
         super().__init__(message)
+
+
+class KeyReused(ApiError):
+    code = "keyReused"
+    http_status = 409
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key was used for another request: use a new key for each"
+        )
 
 
 class TooLarge(ApiError):

@@ -56,7 +56,7 @@ SCHEMAS: dict[str, Schema] = {
 def parameter(
     name: str, description: str, schema: Schema | None = None, **options: Any
 ) -> OpenApiParameter:
-    """A query parameter; a text unless `schema` says otherwise."""
+    """A parameter, of the query unless `location` says otherwise; a text unless `schema` says otherwise."""
     return OpenApiParameter(name, schema or OpenApiTypes.STR, description=description, **options)
 
 

@@ -15,8 +15,10 @@ from clouds.outbox_loop import OutboxLoop
 from clouds.reconciler import Reconciler
 from clouds.scheduler import Scheduler
 from clouds.states import IncarnationStatus
+from jobs.kinds import note_runs
 from jobs.models import Attempt, Event, Job, Kind, Outbox, Placement
 from jobs.output import read_output
+from jobs.reports import EndReport
 from jobs.services import submit_job
 from jobs.spec import parse_job
 from jobs.states import AttemptStatus, JobStatus, Outcome, Reason, is_legal_path
@@ -428,3 +430,27 @@ def test_node_user_is_denied_everything_outside_its_keys(plane: Plane) -> None:
     for command in forbidden:
         with pytest.raises(redis.ResponseError):
             node.redis.execute_command(*command)
+
+
+def test_kind_that_holds_up_a_message_travels_alone_until_it_has_proved_short(
+    plane: Plane, user: User
+) -> None:
+    node, jobs = PlainNode(cpus=1), [submit(user) for _ in range(30)]
+    Kind.objects.create(pk=jobs[0].kind, recent_s=[0.1], short=True)
+    plane.schedule()
+    first, *rest = node.next_message()
+    assert node.claim(first)
+    node.start(first)
+    for key in rest:
+        assert node.claim(key)
+        node.end(key, reason=EndReason.NEVER_STARTED, exit_code=None, detail="given back")
+    plane.hear()
+    assert not Kind.objects.get().short
+    for _ in range(Kind.RECENT - 1):
+        note_short_run(jobs[-1])
+    assert Kind.objects.get().short
+
+
+def note_short_run(job: Job) -> None:
+    end = EndReport(job_id=job.pk, attempt=1, reason=Reason.FINISHED, tasks=[{"wall_s": 0.1}])
+    note_runs([end])
