@@ -19,7 +19,6 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 
 from prominence.bus import BEAT, server_redis
-from prominence.streams import last_id, read_streams
 
 logger = logging.getLogger(__name__)
 
@@ -118,23 +117,3 @@ class Loop:
             self.work.step()
             # Only now: a loop whose waiting fails has proved nothing.
             server_redis().set(f"{BEAT}{self.work.name}", str(time.time()), ex=BEAT_TTL_S)
-
-
-class Doorbell:
-    """Waiting for new entries of one stream of the bus, each seen once."""
-
-    def __init__(self, stream: str) -> None:
-        self._stream = stream
-        self._last = b"$"
-
-    def seek_end(self) -> None:
-        """Forget what was rung before now."""
-        self._last = last_id(self._stream)
-
-    def wait(self, timeout_s: float) -> list[bytes]:
-        """Payloads of new entries, as soon as there are some; [] after `timeout_s`."""
-        read = read_streams({self._stream: self._last}, count=1000, block_s=timeout_s)
-        entries = read.get(self._stream, [])
-        if entries:
-            self._last = entries[-1][0]
-        return [fields[b"d"] for _, fields in entries if b"d" in fields]

@@ -5,9 +5,9 @@ from itertools import groupby
 
 from django.conf import settings
 
-from clouds.loops import Doorbell
 from jobs import outbox
 from prominence.bus import DUE
+from prominence.streams import Doorbell
 
 logger = logging.getLogger(__name__)
 

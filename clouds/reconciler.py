@@ -11,12 +11,12 @@ from django.conf import settings
 from django.db.models.functions import Now
 
 from clouds import accounts, lifecycle
-from clouds.loops import Doorbell
 from jobs import outbox
 from jobs.models import Job
 from jobs.states import Reason
 from jobs.transition import fail_queued
 from prominence.bus import BEAT, EPOCH, NODES, announce_due, announce_queued, server_redis
+from prominence.streams import Doorbell
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,6 @@ from clouds import capacity, offers
 from clouds.backlog import HEAD, Backlog, QueueKey
 from clouds.capacity import Amount
 from clouds.impossible import Impossible
-from clouds.loops import Doorbell
 from clouds.machines import SILENT_HEARTBEATS, need_of
 from clouds.models import Incarnation
 from clouds.placement import Batch, FreeNode, Matching
@@ -30,6 +29,7 @@ from jobs.models import Job, Kind
 from jobs.reports import Assignment, Opened, PlacementPlan
 from jobs.transition import open_attempts
 from prominence.bus import WAKE, Queued
+from prominence.streams import Doorbell
 
 logger = logging.getLogger(__name__)
 

@@ -49,38 +49,19 @@ def row_of(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """One job made from a template. `spec` is a stored form (`jobs.spec.stored_form`)."""
+    """One job made from a template. `spec`: a stored form (`jobs.spec.stored_form`). `columns`: of `columns_of`."""
 
+    chunk: Chunk
+    columns: Mapping[str, Any]
     number: int
     name: str
     spec: Mapping[str, Any]
 
 
-def create_instances(
-    *,
-    owner_id: int,
-    chunk: Chunk,
-    columns: Mapping[str, Any],
-    instances: Sequence[Instance],
-    actor: str,
-) -> list[Job]:
-    """Queue the jobs of a chunk: rows, labels and first events in the caller's transaction; hints after its commit."""
-    row = row_of({**columns, "kept": False})  # U32: the workflow has its own `leaveInQueue`
+def create_instances(*, owner_id: int, instances: Sequence[Instance], actor: str) -> list[Job]:
+    """Queue the jobs of some chunks: rows, labels, first events in the caller's transaction; hints after its commit."""
     jobs = Job.objects.bulk_create(
-        [
-            Job(
-                **{**row, "command": instance.spec["tasks"][0].get("cmd", "")},
-                owner_id=owner_id,
-                name=instance.name,
-                spec=instance.spec,
-                workflow=chunk.workflow,
-                stage=chunk.stage,
-                chunk=chunk,
-                instance=instance.number,
-            )
-            for instance in instances
-        ],
-        batch_size=BATCH,
+        [_instance(owner_id, instance) for instance in instances], batch_size=BATCH
     )
     store_labels(jobs)
     store_policies(jobs)
@@ -103,6 +84,23 @@ def copy_columns(job: Job) -> dict[str, Any]:
         "kept": policies.get("leaveInQueue", False),
         "queue_minutes": policies.get("maximumTimeInQueue", 0),
     }
+
+
+def _instance(owner_id: int, instance: Instance) -> Job:
+    own = {
+        "command": instance.spec["tasks"][0].get("cmd", ""),
+        "kept": False,
+    }  # U32: the workflow may be kept
+    return Job(
+        **row_of({**instance.columns, **own}),
+        owner_id=owner_id,
+        name=instance.name,
+        spec=instance.spec,
+        workflow=instance.chunk.workflow,
+        stage=instance.chunk.stage,
+        chunk=instance.chunk,
+        instance=instance.number,
+    )
 
 
 def store_labels(jobs: Sequence[Job]) -> None:

@@ -57,7 +57,11 @@ class Chunk(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["stage", "number"], name="chunk_number")]
-        indexes = [models.Index(fields=["workflow"], name="chunk_open", condition=Q(counted=False))]
+        indexes = [
+            models.Index(
+                fields=["workflow", "stage"], name="chunk_open", condition=Q(counted=False)
+            )
+        ]
 
     def __str__(self) -> str:
         return f"chunk {self.number} of stage {self.stage}"

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 WAKE = "s:wake"  # stream: {d: JSON list of Queued}; read by the scheduler
 DUE = "s:due"  # stream: doorbell of the outbox loop
 NODES = "s:nodes"  # stream: doorbell of ingest: the set of nodes changed
+WORKFLOWS = "s:workflows"  # stream: doorbell of the workflows loop: something may be expanded
 CHANGES = "s:changes"  # stream: {d: JSON list of job ids}; read by followers of jobs
 EPOCH = "s:epoch"  # string: random; gone after a flush
 BEAT = "s:beat:"  # string per part: last proof of work, expires
@@ -69,6 +70,11 @@ def announce_due() -> None:
 def announce_nodes() -> None:
     """Wake ingest: a node enrolled or went."""
     _send(NODES, b"[]")
+
+
+def announce_workflows() -> None:
+    """Wake the workflows loop: a stage was released."""
+    _send(WORKFLOWS, b"[]")
 
 
 def announce_changes(job_ids: Iterable[int]) -> None:

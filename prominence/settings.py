@@ -131,7 +131,11 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SORT_OPERATIONS": False,
     "PREPROCESSING_HOOKS": ["prominence.openapi.only_ours"],
-    "POSTPROCESSING_HOOKS": ["prominence.openapi.add_schemas", "jobs.openapi.add_schemas"],
+    "POSTPROCESSING_HOOKS": [
+        "prominence.openapi.add_schemas",
+        "jobs.openapi.add_schemas",
+        "workflows.openapi.add_schemas",
+    ],
     "APPEND_COMPONENTS": {
         "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
     },

@@ -43,3 +43,23 @@ def last_id(name: str) -> bytes:
     """The id of the newest entry, b"0-0" when there is none. Raises redis.RedisError."""
     found: Any = server_redis().xrevrange(name, count=1)
     return found[0][0] if found else b"0-0"
+
+
+class Doorbell:
+    """Waiting for new entries of one stream of the bus, each seen once."""
+
+    def __init__(self, stream: str) -> None:
+        self._stream = stream
+        self._last = b"$"
+
+    def seek_end(self) -> None:
+        """Forget what was rung before now."""
+        self._last = last_id(self._stream)
+
+    def wait(self, timeout_s: float) -> list[bytes]:
+        """Payloads of new entries, as soon as there are some; [] after `timeout_s`."""
+        read = read_streams({self._stream: self._last}, count=1000, block_s=timeout_s)
+        entries = read.get(self._stream, [])
+        if entries:
+            self._last = entries[-1][0]
+        return [fields[b"d"] for _, fields in entries if b"d" in fields]

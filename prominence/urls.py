@@ -12,8 +12,9 @@ api: list[URLPattern | URLResolver] = [
     path("docs", SchemaPage.as_view()),
     path("", include("jobs.urls")),
     path("", include("clouds.urls")),
+    path("", include("workflows.urls")),
     re_path(
-        r"^(?P<feature>workflows|data|kv|accounting|usage|resources)(?:/.*)?$",
+        r"^(?P<feature>data|kv|accounting|usage|resources)(?:/.*)?$",
         NotAvailableView.as_view(),
     ),
     re_path(r"^jobs/[^/]+/(?P<feature>exec|snapshot)$", NotAvailableView.as_view()),

@@ -126,7 +126,6 @@ ROWS = {
 
 WAITING = {
     **dict.fromkeys(("S4", "S104"), CLOUDS),
-    **dict.fromkeys(("S5", "S9", "S109", "S114", "S117"), WORKFLOWS),
     **dict.fromkeys(("S6", "S35", "S36", "S37", "S38", "S70", "S71", "S72", "S78"), MPI),
     **dict.fromkeys(("S22", "S23", "S77", "S92", "S93", "S94", "S95", "S96"), STORAGE),
     "S68": COMMANDS,

@@ -42,7 +42,7 @@ QUICK_SETTINGS = {
 
 @dataclass
 class Stack:
-    """Start it with `start` or as a context manager. Parts are named `api`, `control`, `node-1`, `node-2` …"""
+    """Start it with `start` or as a context manager. Parts: `api`, `control`, `worker`, `node-1`, `node-2` …"""
 
     directory: Path
     nodes: int = 1
@@ -83,8 +83,10 @@ class Stack:
         self._make_database()
         self._commands["api"] = self._server("api", "--host", HOST, "--port", str(self.port))
         self._commands["control"] = self._server("control")
+        self._commands["worker"] = self._server("worker")
         self.restart("api")
         self.restart("control")
+        self.restart("worker")
         for _ in range(self.nodes):
             self.add_node()
         wait_until(self.is_healthy, START_TIMEOUT_S, dump=self.dump)

@@ -72,6 +72,10 @@ class Parts:
         argv = _python("manage.py", "control")
         return self._server_part("control", argv, lambda: _answers(f"{self.url}/health") == 204)
 
+    def worker(self) -> Part:
+        """The Celery worker of the control plane: there when its process is; without it workflows go on more slowly."""
+        return self._server_part("worker", _python("manage.py", "worker"), lambda: True)
+
     def node(
         self, name: str, token: Path, capacity: NodeCapacity, is_ready: Callable[[], bool]
     ) -> Part:

@@ -106,8 +106,6 @@ def test_unknown_path_is_404_in_json_without_redirect_c4(api: Api, path: str) ->
 @pytest.mark.parametrize(
     "path",
     [
-        "/workflows",
-        "/workflows/5/a/stdout",
         "/data/upload",
         "/kv/a/b",
         "/accounting",

@@ -66,7 +66,7 @@ def routes(patterns: list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def test_every_route_and_method_is_described() -> None:
     served = {
-        (f"/{path.replace('<str:', '{').replace('>', '}')}", method)
+        ("/" + path.replace("<str:", "{").replace("<path:", "{").replace(">", "}"), method)
         for path, view in routes(get_resolver().url_patterns)
         if path.startswith("api/v1/") and view not in {NotAvailableView, NoSuchPathView}
         for method in ("get", "post", "put", "delete", "patch")

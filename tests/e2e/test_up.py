@@ -19,7 +19,7 @@ from tests.wait import wait_until
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.skipif(BACKEND != EMBEDDED, reason="it brings its own back end")
-PARTS = ("valkey", "api", "control", "node-local-1")
+PARTS = ("valkey", "api", "control", "worker", "node-local-1")
 SLEEP = {
     "image": "busybox",
     "cmd": "sh -c 'echo begun; sleep 300'",

@@ -14,14 +14,15 @@ from clouds.loops import Loop, Step
 from clouds.outbox_loop import OutboxLoop
 from clouds.reconciler import Reconciler
 from clouds.scheduler import Scheduler
+from workflows.loop import Workflows
 
 PARTS: dict[str, type[Step]] = {
-    part.name: part for part in (Scheduler, Ingest, OutboxLoop, Reconciler)
+    part.name: part for part in (Scheduler, Ingest, OutboxLoop, Reconciler, Workflows)
 }
 
 
 class Command(BaseCommand):
-    help = "Run the control plane: scheduler, ingest, outbox, reconciler."
+    help = "Run the control plane: scheduler, ingest, outbox, reconciler, workflows."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(

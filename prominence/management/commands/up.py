@@ -95,7 +95,7 @@ class _Start:
         shared = self._start_shared(parts)
         self._migrate()
         self._await(*shared)
-        servers = [parts.api(host, port), parts.control()]
+        servers = [parts.api(host, port), parts.control(), parts.worker()]
         self._supervisor.start(*servers)
         nodes = self._start_nodes(parts)
         self._await(*servers, *nodes)
