@@ -4,7 +4,6 @@ Owns `IdempotencyKey` rows: written in the transaction of the effect, so that th
 committed, whatever became of the answer. What a request does is the caller's affair. `jobs.retention` removes old rows.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
+from django.utils.crypto import salted_hmac
 
 from jobs.models import IdempotencyKey
 from prominence.errors import BadRequest, KeyReused
@@ -43,7 +43,9 @@ class KeyedRequest:
         if len(key) > MAXIMUM_LENGTH or not _KEY.fullmatch(key):
             raise BadRequest(f"{HEADER} must have 1 to {MAXIMUM_LENGTH} printable ASCII characters")
         text = json.dumps([action, document], sort_keys=True)
-        return cls(owner=owner, key=key, digest=hashlib.sha256(text.encode()).hexdigest())
+        # Keyed by what is not in the database: documents may hold secrets that could be guessed.
+        digest = salted_hmac("prominence.idempotency", text, algorithm="sha256").hexdigest()
+        return cls(owner=owner, key=key, digest=digest)
 
 
 def once(request: KeyedRequest, effect: Callable[[], int]) -> int:

@@ -310,7 +310,7 @@ class InputFile(models.Model):
 class IdempotencyKey(models.Model):
     """What a request with an `Idempotency-Key` made: a job's (or a workflow's) number, as its answer repeats it.
 
-    `digest` is SHA-256 of what was asked for.
+    `digest` is a keyed hash of what was asked for.
     """
 
     owner = models.ForeignKey(

@@ -4,6 +4,7 @@ Every word may come twice, late, or never: each part of it is a level, not an ed
 """
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from typing import cast
@@ -44,14 +45,23 @@ class Words:
         self._lease = lease
         self._stop = stop
         self._forget = forget
+        self._full = Complaint(logger, "the journal takes no word")
 
     def apply(self, word: Word) -> None:
-        if word.ack is not None:
-            self._forget(self._journal.acknowledge(word.ack))
+        """The lease first: it needs no room on the disk, and all the rest does."""
         if word.answers is not None:
             self._renew(word.answers, word.ack)
+        self._acknowledge(word.ack)
         for key in word.stop:
             self._stop(key)
+
+    def _acknowledge(self, ack: int | None) -> None:
+        try:
+            if ack is not None:
+                self._forget(self._journal.acknowledge(ack))
+                self._full.over()
+        except sqlite3.Error as error:  # the next word says it again
+            self._full.say(error)
 
     def _renew(self, number: int, ack: int | None) -> None:
         beat = self._uplink.answer(number)

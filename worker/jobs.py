@@ -139,6 +139,14 @@ class Jobs:
     def stop(self, key: AttemptKey) -> None:
         """The server's word: end it, whatever state it is in. Does not wait."""
         running = self._find(key)
+        try:
+            self._stop(key, running)
+        except sqlite3.Error as error:
+            logger.error("that %s is to stop cannot be recorded: %s", key, error)
+            if running is not None:
+                running.ask_to_end(Stop(reason=EndReason.STOPPED, grace_s=STOP_GRACE_S))
+
+    def _stop(self, key: AttemptKey, running: Running | None) -> None:
         if self._journal.void(key, "voided before it arrived"):
             logger.info("%s voided", key)
         elif self._journal.give_up(key, "stopped before it started"):

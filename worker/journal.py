@@ -1,9 +1,10 @@
 """What this incarnation took on, what became of it, and what the server has not yet acknowledged.
 
 One SQLite database per incarnation. The primary key is the O_EXCL of the protocol: who inserts an
-attempt owns it, and entries stay as long as the incarnation. An entry that ends and its Ended event
-are one transaction. Sequence numbers count from 1 without gaps. Every change of an entry is a
-compare-and-set, so of two threads that want different ends for an attempt one finds itself too late.
+attempt owns it, and entries stay as long as the incarnation, or for a million events (`KEPT_SEQ`). An
+entry that ends and its Ended event are one transaction. Sequence numbers count from 1 without gaps.
+Every change of an entry is a compare-and-set, so of two threads that want different ends for an attempt
+one finds itself too late.
 """
 
 import sqlite3
@@ -24,6 +25,7 @@ CREATE TABLE IF NOT EXISTS attempts (
     told INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS attempts_open ON attempts (ended_seq) WHERE closed = 0;
+CREATE INDEX IF NOT EXISTS attempts_closed ON attempts (ended_seq) WHERE closed = 1;
 CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY, at REAL NOT NULL, event BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO counters VALUES ('last', 0), ('acknowledged', 0);
@@ -39,9 +41,19 @@ class State(StrEnum):
     ENDED = "ended"
 
 
+KEPT_SEQ = 1_000_000
+"""How many events back an acknowledged end is remembered: about 100 MB. A message that is later still (its sender stood
+still meanwhile) meets the server's refusal to give out what has ended."""
+
+PRUNED_AT_ONCE = 1000
+
 LIVE = (State.ENTERED, State.CLAIMED, State.RUNNING)
 WAITING = (State.ENTERED, State.CLAIMED)
 
+_PRUNE = (
+    "DELETE FROM attempts WHERE key IN (SELECT key FROM attempts "
+    "WHERE closed = 1 AND ended_seq <= ? ORDER BY ended_seq LIMIT ?)"
+)
 _event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 Work = Callable[[sqlite3.Connection], Any]
 
@@ -61,7 +73,14 @@ class _Ticket:
 class Journal:
     """Safe for many threads; changes that arrive together share one commit. Raises sqlite3.Error."""
 
-    def __init__(self, path: Path, *, on_event: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        on_event: Callable[[], None] = lambda: None,
+        kept_seq: int = KEPT_SEQ,
+    ) -> None:
+        self._kept_seq = kept_seq
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
@@ -229,6 +248,7 @@ class Journal:
             ).fetchall()
             db.execute("UPDATE attempts SET closed = 1 WHERE closed = 0 AND ended_seq <= ?", (seq,))
             db.execute("DELETE FROM outbox WHERE seq <= ?", (seq,))
+            db.execute(_PRUNE, (seq - self._kept_seq, PRUNED_AT_ONCE))
             self._acknowledged = max(self._acknowledged, seq)
             return [AttemptKey.parse(text) for (text,) in rows]
 

@@ -25,7 +25,7 @@ from worker.ctl import CtlReader, Words
 from worker.jobs import Jobs, Place
 from worker.journal import Journal
 from worker.layout import DataDir
-from worker.lease import Lease
+from worker.lease import Lease, make_lease
 from worker.lines import Lines
 from worker.output import OutputPump
 from worker.protocol import Capacity, Enrolment, Keys, key_prefix
@@ -113,6 +113,7 @@ class Node:
         life = options.data.life(enrolment.incarnation)
         life.make()
         Journal(life.journal).close()
+        make_lease(life.lease)
         Lease(life.lease, lease_s=enrolment.lease_s).renew(sent_at=sent_at)
         enrol.store_record(options.data, enrol.Record(boot=boot, enrolment=enrolment))
         sweep.remove_lives(options.data, but=life)

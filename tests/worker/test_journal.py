@@ -41,6 +41,18 @@ def test_entry_stays_after_acknowledged_end(journal: Journal) -> None:
     assert journal.held() == ()
 
 
+def test_ends_of_long_ago_are_forgotten_and_no_others(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db", kept_seq=10)
+    keys = [AttemptKey(number, 1) for number in range(1, 41)]
+    journal.enter(keys)
+    for key in keys[1:]:
+        journal.end(finished(key))
+    journal.acknowledge(30)
+    known = [key for key in keys if journal.state(key) is not None]
+    assert known == [keys[0], *keys[21:]]
+    assert len(journal.held()) == 1 + 9
+
+
 def test_void_and_begin_exclude_each_other(journal: Journal) -> None:
     journal.enter([KEY])
     journal.claim([KEY], [], "")
