@@ -9,12 +9,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 from django.db import DatabaseError, OperationalError, transaction
 from django.db.models.functions import Now
 
 from clouds.cleaning import bare_end, clean_event, is_key
 from clouds.models import Incarnation
+from clouds.offers import drop_output
 from clouds.reading import to_reports
 from clouds.states import ALIVE
 from jobs.kinds import note_runs
@@ -134,6 +136,9 @@ def _accept(row: Incarnation, events: Sequence[Event]) -> list[Report]:
         if isinstance(event, Ended):
             live.discard(event.key)
             _store_tails(event)
+    ended = [event.key for event in accepted if isinstance(event, Ended)]
+    if ended:
+        transaction.on_commit(partial(drop_output, row.pk, ended), robust=True)
     return to_reports(accepted)
 
 

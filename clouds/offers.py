@@ -38,6 +38,8 @@ OFFER_LIFE_S = 86_400  # a published offer that nobody wants any more goes by it
 # Times an offer is due before the node is asked to give it up: about a minute.
 UNCLAIMED_TRIES = 12
 
+STREAMS = ("stdout", "stderr")
+
 # Publishes only: consumers of these messages live on nodes (worker/), which register the one task.
 app = Celery("prominence", set_as_current=False)
 app.conf.update(
@@ -117,6 +119,18 @@ def tell(words: Mapping[int, Word]) -> None:
         pipe.execute(raise_on_error=False)
     except redis.RedisError as error:
         logger.warning("control words not sent: %s", error)
+
+
+def drop_output(incarnation: int, keys: Iterable[AttemptKey]) -> None:
+    """Let Redis forget the output of attempts whose ends are committed: all that there is of it is stored by now.
+
+    What an error leaves goes with the incarnation's key space.
+    """
+    names = Keys(key_prefix(incarnation))
+    try:
+        server_redis().unlink(*(names.out(key, stream) for key in keys for stream in STREAMS))
+    except redis.RedisError as error:
+        logger.warning("output of ended attempts not dropped: %s", error)
 
 
 def handle_due_offers(rows: Sequence[Outbox]) -> None:

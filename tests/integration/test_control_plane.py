@@ -454,3 +454,36 @@ def test_kind_that_holds_up_a_message_travels_alone_until_it_has_proved_short(
 def note_short_run(job: Job) -> None:
     end = EndReport(job_id=job.pk, attempt=1, reason=Reason.FINISHED, tasks=[{"wall_s": 0.1}])
     note_runs([end])
+
+
+def test_output_of_an_ended_attempt_leaves_redis_and_stays_readable(
+    plane: Plane, user: User
+) -> None:
+    node, job = PlainNode(), submit(user)
+    plane.schedule()
+    [[key]] = node.messages()
+    assert node.claim(key)
+    node.start(key)
+    node.redis.xadd(node.keys.out(key, "stdout"), {"d": b"all of it"}, id="9-0")
+    plane.hear()
+    node.end(key, stdout=b"all of it")
+    plane.hear()
+    job.refresh_from_db()
+    assert b"".join(read_output(job=job, stream="stdout")) == b"all of it"
+    assert not server_redis().keys(f"{node.keys.prefix}out:*")
+
+
+def test_output_of_an_end_behind_a_gap_stays_in_redis(plane: Plane, user: User) -> None:
+    node, job = PlainNode(), submit(user)
+    plane.schedule()
+    [[key]] = node.messages()
+    node.redis.xadd(node.keys.out(key, "stdout"), {"d": b"all of it"}, id="9-0")
+    node.mute = True
+    assert node.claim(key)
+    node.start(key)
+    node.mute = False
+    node.end(key, stdout=b"all of it")
+    plane.hear()
+    job.refresh_from_db()
+    assert job.status == JobStatus.PENDING
+    assert server_redis().exists(node.keys.out(key, "stdout"))
