@@ -5,6 +5,7 @@ obeying stops and the lease meanwhile.
 """
 
 import os
+import re
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -35,6 +36,10 @@ from worker.runtimes.identity import become, die_with_parent
 from worker.runtimes.process import ProcessRuntime
 from worker.runtimes.select import PROCESS, UDOCKER
 from worker.runtimes.udocker import UdockerRuntime
+
+_ID_VARIABLE = re.compile(
+    r"\$(?:\{(PROMINENCE_(?:JOB|WORKFLOW)_ID)\}|(PROMINENCE_(?:JOB|WORKFLOW)_ID)\b)"
+)
 
 NO_IMAGE = PreparedImage(runtime=PROCESS, path=Path("/"), digest="", cached=True, pull_s=-1.0)
 """Of a bare process."""
@@ -132,6 +137,7 @@ class Containers:
 
     def request(self, index: int, lease: ImageLease) -> ContainerRequest:
         task = self._orders.spec.tasks[index]
+        env = self._environment(index, task)
         return ContainerRequest(
             image=lease.image,
             name=f"prom-{self._orders.key}-{index}".replace(".", "-"),
@@ -139,10 +145,10 @@ class Containers:
             tmp=self._dir.tmp,
             private=self._dir.private,
             identity=self.identity,
-            command=task.command,
+            command=tuple(_with_ids(word, env) for word in task.command),
             args=task.args,
-            env=self._environment(index, task),
-            workdir=task.workdir,
+            env=env,
+            workdir=_with_ids(task.workdir, env) if task.workdir else None,
         )
 
     def _environment(self, index: int, task: TaskSpec) -> dict[str, str]:
@@ -155,12 +161,18 @@ class Containers:
             "PROMINENCE_NODES": str(spec.nodes),
             "PROMINENCE_NODE_NUM": str(key.rank),
             "PROMINENCE_TASK_NUM": str(index),
+            "USER": "user",
             tree.MARK: f"{self._orders.cgroup}/{key}",
             **spec.env,
             **task.env,
             **self._secrets(index).env,
             **self._orders.secret_env,
         }
+
+
+def _with_ids(text: str, env: Mapping[str, str]) -> str:
+    """The job's (and workflow's) id in place of its variable, as no shell does it (U19)."""
+    return _ID_VARIABLE.sub(lambda found: env.get(found[1] or found[2], found[0]), text)
 
 
 def _gigabytes(memory_mb: int) -> str:

@@ -20,6 +20,7 @@ REFUSED = {"error": "Authentication failure"}
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "token", "Token"])
+@pytest.mark.contract("S144")
 def test_both_clients_header_forms_are_accepted_c1(scheme: str) -> None:
     assert Api(issue_token("carol", valid_s=60), scheme=scheme).ids() == []
 
@@ -67,6 +68,7 @@ def test_malformed_header_is_401_with_a_challenge_c7(header: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["get", "post", "put", "delete", "patch"])
+@pytest.mark.contract("S144")
 def test_no_header_is_401_for_every_method(method: str) -> None:
     response = getattr(Client(), method)("/api/v1/jobs")
 

@@ -14,6 +14,7 @@ from tests.unit.test_spec_refusals import BAD
 pytestmark = pytest.mark.django_db
 
 
+@pytest.mark.contract("S154")
 def test_bad_document_lists_every_problem(api: Api) -> None:
     response = api.post("/jobs", {"tasks": [], "resources": {"cpus": 0}})
 
@@ -121,6 +122,7 @@ def test_path_not_built_yet_is_400_because_clients_misread_404_c6(api: Api, path
 
 @pytest.mark.parametrize("path", ["/jobs", "/jobs/1", "/jobs/1/stdout", "/health"])
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "OPTIONS"])
+@pytest.mark.contract("S97", "C9")
 def test_wrong_method_is_405_in_json(api: Api, path: str, method: str) -> None:
     response = api.client.generic(method, f"/api/v1{path}")
 

@@ -107,6 +107,7 @@ def test_body_is_read_as_json_whatever_its_type_c14(api: Api, content_type: str)
     assert api.post("/jobs", PI, content_type).status_code == 201
 
 
+@pytest.mark.contract("S10", "S147")
 def test_describe_of_a_pending_job_is_an_array_of_one_s146(api: Api, make_job: MakeJob) -> None:
     job = make_job()
 
@@ -116,6 +117,7 @@ def test_describe_of_a_pending_job_is_an_array_of_one_s146(api: Api, make_job: M
     assert response.json() == with_id(golden("job-pending"), job.pk)
 
 
+@pytest.mark.contract("S120", "S121")
 def test_describe_of_a_completed_job_shows_what_it_used_s148(api: Api, make_job: MakeJob) -> None:
     job = make_job(status=JobStatus.COMPLETED, reason=Reason.FINISHED, tasks=[RESULT])
 
@@ -190,6 +192,7 @@ def _leaves(value: object) -> Iterator[object]:
         yield value
 
 
+@pytest.mark.contract("S13")
 def test_delete_of_a_waiting_job_ends_it_at_once_s153(api: Api, make_job: MakeJob) -> None:
     job = make_job()
 

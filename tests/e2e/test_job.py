@@ -26,6 +26,7 @@ def exit_codes(description: dict[str, Any]) -> list[int]:
     return [task["exitCode"] for task in description["execution"]["tasks"]]
 
 
+@pytest.mark.contract("S1", "S3", "S16", "S17", "S124", "S143")
 def test_a_job_runs_and_its_output_is_kept(stack: Stack, runtime: str) -> None:
     job = stack.submit(document("sh -c 'echo out; echo err >&2'", runtime=runtime))
 
@@ -38,6 +39,7 @@ def test_a_job_runs_and_its_output_is_kept(stack: Stack, runtime: str) -> None:
     assert ended["execution"]["site"] == "test"
 
 
+@pytest.mark.contract("S11", "S124")
 def test_output_arrives_while_the_job_runs(stack: Stack, runtime: str) -> None:
     """The job waits for a file that only appears once its first line was read."""
     job = stack.submit(document("sh -c 'echo first; sleep 600'", runtime=runtime))
@@ -50,6 +52,7 @@ def test_output_arrives_while_the_job_runs(stack: Stack, runtime: str) -> None:
     _delete(stack, job)
 
 
+@pytest.mark.contract("S10", "S11")
 def test_following_tells_states_and_output_in_order(stack: Stack) -> None:
     job = stack.submit(document("sh -c 'for i in 1 2 3; do echo $i; done'"))
 
@@ -62,6 +65,7 @@ def test_following_tells_states_and_output_in_order(stack: Stack) -> None:
     assert events[-1].event == "end"
 
 
+@pytest.mark.contract("S8", "S31", "S34", "S83")
 def test_tasks_share_a_scratch_directory(stack: Stack, runtime: str) -> None:
     commands = ("sh -c 'echo shared > file; pwd'", "sh -c 'cat file; echo $HOME'")
     job = stack.submit(document(*commands, runtime=runtime))
@@ -72,6 +76,7 @@ def test_tasks_share_a_scratch_directory(stack: Stack, runtime: str) -> None:
     assert stack.output(job) == "/home/user\nshared\n/home/user\n"
 
 
+@pytest.mark.contract("S8", "S16", "S84", "S112")
 def test_tasks_may_use_different_runtimes(stack: Stack) -> None:
     tasks = [
         {
@@ -88,6 +93,7 @@ def test_tasks_may_use_different_runtimes(stack: Stack) -> None:
     assert stack.output(job) == "singularity\nudocker\n"
 
 
+@pytest.mark.contract("S88", "U13")
 def test_input_files_are_there(stack: Stack, runtime: str) -> None:
     script = base64.b64encode(b"#!/bin/sh\necho from the script\n").decode()
     inputs = [{"filename": "run.sh", "content": script, "executable": True}]
@@ -97,6 +103,7 @@ def test_input_files_are_there(stack: Stack, runtime: str) -> None:
     assert stack.output(job) == "from the script\n"
 
 
+@pytest.mark.contract("S82", "S113")
 def test_environment_and_working_directory_reach_the_task(stack: Stack, runtime: str) -> None:
     task = {
         "image": "busybox",
@@ -112,6 +119,7 @@ def test_environment_and_working_directory_reach_the_task(stack: Stack, runtime:
     assert stack.output(job) == f"a, b = c\n/tmp\n{job}\n"
 
 
+@pytest.mark.contract("S12")
 def test_a_failing_program_completes_with_its_exit_code(stack: Stack, runtime: str) -> None:
     job = stack.submit(document("sh -c 'exit 7'", "echo never", runtime=runtime))
 
@@ -121,6 +129,7 @@ def test_a_failing_program_completes_with_its_exit_code(stack: Stack, runtime: s
     assert stack.output(job) == ""
 
 
+@pytest.mark.contract("S98")
 def test_a_failing_job_is_tried_again_as_often_as_it_asks(stack: Stack) -> None:
     job = stack.submit(document("sh -c 'exit 7'", policies={"maximumRetries": 2}))
 
@@ -129,6 +138,7 @@ def test_a_failing_job_is_tried_again_as_often_as_it_asks(stack: Stack) -> None:
     assert (ended["status"], ended["execution"]["retries"]) == ("completed", 2)
 
 
+@pytest.mark.contract("S14", "S81")
 def test_a_job_over_its_walltime_is_killed(stack: Stack, runtime: str) -> None:
     mark = f"sleep 86{runtime.count('e')}51"
     resources = {"cpus": 1, "memory": 1, "disk": 1, "nodes": 1, "walltime": 0.03}
@@ -140,6 +150,7 @@ def test_a_job_over_its_walltime_is_killed(stack: Stack, runtime: str) -> None:
     assert not commands_containing(mark)
 
 
+@pytest.mark.contract("S13")
 def test_deleting_a_running_job_kills_its_processes(stack: Stack, runtime: str) -> None:
     mark = f"sleep 76{runtime.count('e')}51"
     job = stack.submit(document(f"sh -c 'echo begun; {mark} & {mark}'", runtime=runtime))
@@ -152,6 +163,7 @@ def test_deleting_a_running_job_kills_its_processes(stack: Stack, runtime: str) 
     wait_until(lambda: not commands_containing(mark), 20, dump=lambda: commands_containing(mark))
 
 
+@pytest.mark.contract("S15")
 def test_an_unknown_image_fails_the_job(stack: Stack, runtime: str) -> None:
     task = {"image": "no/such-image:1", "runtime": runtime, "cmd": "true"}
     job = stack.submit({"tasks": [task]})

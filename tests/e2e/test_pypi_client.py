@@ -100,6 +100,7 @@ def ids(text: str) -> list[int]:
     return [int(line.split()[0]) for line in lines]
 
 
+@pytest.mark.contract("S2")
 def test_create_prints_an_id_and_the_job_completes(
     prominence: Run, owner: str, stack: Stack
 ) -> None:
@@ -159,6 +160,7 @@ def test_describe_prints_the_job(prominence: Run, owner: str, stack: Stack) -> N
 
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
+@pytest.mark.contract("S7", "C51")
 def test_run_submits_a_file(
     prominence: Run, owner: str, stack: Stack, tmp_path: Path, form: str
 ) -> None:
@@ -178,6 +180,7 @@ def test_run_submits_a_file(
     assert prominence("stdout", str(job)) == "from a file\n\n"
 
 
+@pytest.mark.contract("S76", "S88", "C48")
 def test_an_input_file_is_uploaded(
     prominence: Run, owner: str, stack: Stack, tmp_path: Path
 ) -> None:

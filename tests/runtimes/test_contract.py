@@ -72,6 +72,7 @@ class RuntimeContract:
         )
         assert ended.out.startswith("/opt/x:/bin")
 
+    @pytest.mark.contract("S29", "S31", "S32", "S118")
     def test_home_and_tmp_are_fixed(self, machine: Machine) -> None:
         ended = machine.run(
             self.name,
@@ -80,6 +81,7 @@ class RuntimeContract:
         )
         assert ended.out.split() == self.expected_places(machine)
 
+    @pytest.mark.contract("S34")
     def test_workdir_relative_is_below_home(self, machine: Machine) -> None:
         request = machine.container(self.name, command=("pwd",), workdir="a b/c")
         made = request.scratch / "a b" / "c"
@@ -162,6 +164,7 @@ class ContainerContract(RuntimeContract):
             left = [path for path in Path("/tmp").iterdir() if "proot" in path.name]
             assert request.identity.uid not in {path.lstat().st_uid for path in left}
 
+    @pytest.mark.contract("S8")
     def test_no_command_runs_entrypoint_with_image_command(self, machine: Machine) -> None:
         assert machine.run(self.name, image="test/entry").out == "<fixed>\n<default>\n"
 
@@ -191,6 +194,7 @@ class ContainerContract(RuntimeContract):
         assert ended.out.startswith("/none/such.so 1 /my/lib")
         assert ended.err == ""
 
+    @pytest.mark.contract("S28", "S30")
     def test_image_user_and_workdir_do_not_matter(self, machine: Machine) -> None:
         ended = machine.run(self.name, "sh", "-c", "id -u; pwd", image="test/entry")
         assert ended.out == f"{machine.slot(0).uid}\n/home/user\n"
@@ -200,6 +204,7 @@ class ContainerContract(RuntimeContract):
         assert ended.code == 0
         assert ended.out.endswith("/home/user\n")
 
+    @pytest.mark.contract("S32")
     def test_tmp_is_private_and_writable(self, machine: Machine) -> None:
         request = machine.container(
             self.name, command=("sh", "-c", "ls -A /tmp; echo x >/tmp/mine")
@@ -245,6 +250,7 @@ class TestApptainer(ContainerContract):
     name = "singularity"
     missing_command_code = 255
 
+    @pytest.mark.contract("S33")
     def test_container_file_system_is_read_only(self, machine: Machine) -> None:
         assert (
             machine.run(self.name, "sh", "-c", "touch /opt-x || touch /etc/x || exit 9").code == 9
@@ -254,6 +260,7 @@ class TestApptainer(ContainerContract):
         ended = machine.run(self.name, "sh", "-c", f"ls /home; ls -A /root; ls -d {machine.room}")
         assert ended.out == "user\n"
 
+    @pytest.mark.contract("S19")
     def test_shub_name_is_handed_to_apptainer(self, machine: Machine) -> None:
         with pytest.raises(ImagePullFailed):
             machine.cache().acquire(self.name, ImageRequest(image="shub://none/such:1"))
@@ -263,6 +270,7 @@ class TestUdocker(ContainerContract):
     name = "udocker"
     missing_command_code = 127
 
+    @pytest.mark.contract("S27")
     def test_container_file_system_is_writable(self, machine: Machine) -> None:
         script = "mkdir /opt && echo x >/opt/f && echo y >/var/f && cat /opt/f /var/f"
         assert machine.run(self.name, "sh", "-c", script).out == "x\ny\n"
@@ -285,6 +293,7 @@ class TestUdockerConfined(ContainerContract):
     name = CONFINED
     missing_command_code = 255
 
+    @pytest.mark.contract("S27")
     def test_container_file_system_is_writable(self, machine: Machine) -> None:
         script = "mkdir /opt && echo x >/opt/f && echo y >/var/f && cat /opt/f /var/f"
         assert machine.run(self.name, "sh", "-c", script).out == "x\ny\n"

@@ -78,6 +78,7 @@ def private(registry: DemoRegistry, credential: Credential | None) -> ImageReque
 
 
 @BOTH
+@pytest.mark.contract("S17")
 def test_digest_is_the_registrys(machine: Machine, registry: DemoRegistry, runtime: str) -> None:
     digest = push_image(PLAIN, registry.url, name="test/plain:latest")
     with machine.cache().acquire(runtime, machine.image("test/plain")) as lease:
@@ -85,6 +86,7 @@ def test_digest_is_the_registrys(machine: Machine, registry: DemoRegistry, runti
 
 
 @BOTH
+@pytest.mark.contract("S18")
 def test_host_with_port_and_digest_is_pulled(
     machine: Machine, registry: DemoRegistry, runtime: str
 ) -> None:
@@ -95,6 +97,7 @@ def test_host_with_port_and_digest_is_pulled(
 
 
 @BOTH
+@pytest.mark.contract("S39")
 def test_right_credential_is_let_in(
     machine: Machine, private_registry: DemoRegistry, runtime: str
 ) -> None:
@@ -141,12 +144,14 @@ def test_damaged_layer_is_noticed(machine: Machine, runtime: str) -> None:
 
 @BOTH
 @pytest.mark.parametrize("place", ["url", "path"])
+@pytest.mark.contract("S20")
 def test_tarball_runs(machine: Machine, files: Path, server: str, runtime: str, place: str) -> None:
     name = f"{server if place == 'url' else files}/plain.tar"
     assert machine.run(runtime, "echo", "ran", image=name).out == "ran\n"
 
 
 @pytest.mark.parametrize("place", ["url", "path"])
+@pytest.mark.contract("S21")
 def test_singularity_image_runs(machine: Machine, files: Path, server: str, place: str) -> None:
     name = f"{server if place == 'url' else files}/plain.sif"
     ended = machine.run(SINGULARITY, "sh", "-c", "echo $FROM_IMAGE", image=name)

@@ -31,6 +31,7 @@ def task(**changes: Any) -> dict[str, Any]:
     return {"tasks": [TASK | changes]}
 
 
+@pytest.mark.contract("S69", "S80", "S108")
 def test_smallest_document_gets_the_defaults_s80() -> None:
     document = parse_job(JOB)
 
@@ -65,6 +66,7 @@ def test_smallest_document_gets_the_defaults_s80() -> None:
         {"tasks": [TASK] * 100},
     ],
 )
+@pytest.mark.contract("S7", "S79", "S82", "S85", "S86", "S87")
 def test_valid_document_is_accepted(document: dict[str, Any]) -> None:
     assert isinstance(parse_job(document), JobDocument)
 

@@ -310,6 +310,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("document", "pointer", "code", "text"), BAD)
+@pytest.mark.contract("S79", "S81", "S82", "S85", "S86", "S87", "S88", "U22", "U23")
 def test_bad_document_is_refused_with_one_clear_problem(
     document: object, pointer: str, code: str | None, text: str
 ) -> None:

@@ -76,6 +76,15 @@ def test_non_zero_exit_is_completed_and_badly() -> None:
     assert (verdict.status, verdict.outcome) == (JobStatus.COMPLETED, Outcome.BADLY)
 
 
+def test_non_zero_exit_ends_well_where_that_is_asked_for_u27() -> None:
+    lenient = Standing(
+        retries=0, maximum_retries=3, node_faults=0, delete_requested=False, exit_code_is_well=True
+    )
+    verdict = judge(Reason.EXIT_CODE, lenient)
+    assert (verdict.status, verdict.outcome) == (JobStatus.COMPLETED, Outcome.WELL)
+    assert judge(Reason.IMAGE_PULL, lenient).status == JobStatus.PENDING
+
+
 def test_terminal_statuses_lead_nowhere() -> None:
     assert frozenset(JobStatus) == TERMINAL | ACTIVE
     assert all(not TRANSITIONS[status] for status in TERMINAL)

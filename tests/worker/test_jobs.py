@@ -20,6 +20,7 @@ def run(side: OtherSide, machine: Machine, wanted: RunSpec, key: AttemptKey = KE
     return wait_until(lambda: side.ended(key), 30, dump=machine.dump)
 
 
+@pytest.mark.contract("S110", "S111", "S112", "S113", "S115", "S118", "U21")
 def test_environment_is_as_documented(side: OtherSide, machine: Machine) -> None:
     wanted = shell("env", cpus=2, memory_mb=2048, env={"MINE": "a b"})
     run(side, machine, wanted)
@@ -32,11 +33,13 @@ def test_environment_is_as_documented(side: OtherSide, machine: Machine) -> None
         "PROMINENCE_NODES=1",
         "PROMINENCE_NODE_NUM=0",
         "PROMINENCE_TASK_NUM=0",
+        "USER=user",
         "MINE=a b",
         "SECRET=hidden",
     }
 
 
+@pytest.mark.contract("S88")
 def test_inputs_are_in_the_scratch_and_the_jobs_own(side: OtherSide, machine: Machine) -> None:
     files = {"data/in.txt": b"hello\n", "run.sh": b"#!/bin/sh\ncat data/in.txt; rm data/in.txt\n"}
     side.inputs = {hashlib.sha256(data).hexdigest(): data for data in files.values()}
@@ -65,6 +68,7 @@ def test_input_outside_the_scratch_is_refused(side: OtherSide, machine: Machine)
     assert run(side, machine, wanted).reason is EndReason.STAGE_IN
 
 
+@pytest.mark.contract("S8")
 def test_tasks_run_in_order_until_one_fails(side: OtherSide, machine: Machine) -> None:
     commands = ["echo one > f", "cat f; exit 4", "echo three"]
     wanted = RunSpec(tasks=tuple(task("/bin/sh", "-c", c) for c in commands))
@@ -73,6 +77,45 @@ def test_tasks_run_in_order_until_one_fails(side: OtherSide, machine: Machine) -
     assert side.log(KEY) == b"one\n"
     ends = [event for event in side.of(KEY) if isinstance(event, TaskEnded)]
     assert [event.task for event in ends] == [0]
+
+
+@pytest.mark.contract("U26")
+def test_later_tasks_run_after_a_failure_if_asked(side: OtherSide, machine: Machine) -> None:
+    commands = ["exit 4", "echo two"]
+    tasks = tuple(task("/bin/sh", "-c", c) for c in commands)
+    ended = run(side, machine, RunSpec(tasks=tasks, keep_going=True))
+    assert [result.exit_code for result in ended.tasks] == [4, 0]
+    assert side.log(KEY) == b"two\n"
+
+
+@pytest.mark.contract("U24")
+@pytest.mark.parametrize(
+    ("script", "tries", "code"),
+    [
+        ("echo x >> f; test $(wc -l < f) = 2", 2, 0),
+        ("echo x >> f; exit 4", 3, 4),
+        ("echo x >> f; kill -KILL $$", 1, 137),
+    ],
+)
+def test_task_is_run_again_in_place(
+    side: OtherSide, machine: Machine, script: str, tries: int, code: int
+) -> None:
+    tasks = (task("/bin/sh", "-c", script), task("/bin/cat", "f"))
+    wanted = RunSpec(tasks=tasks, task_retries=2, keep_going=True)
+    first, _ = run(side, machine, wanted).tasks
+    assert (first.exit_code, first.retries) == (code, tries - 1)
+    assert side.log(KEY) == b"x\n" * tries
+
+
+@pytest.mark.contract("U19")
+def test_ids_are_put_into_command_and_directory(side: OtherSide, machine: Machine) -> None:
+    makes = task("/bin/mkdir", "job-7")
+    tells = task("/bin/echo", "${PROMINENCE_JOB_ID}", "$PROMINENCE_JOB_ID.$PROMINENCE_JOB_IDS")
+    shows = task("/bin/pwd", workdir="job-$PROMINENCE_JOB_ID")
+    run(side, machine, RunSpec(tasks=(makes, tells, shows)))
+    first, second = side.log(KEY).decode().splitlines()
+    assert first == "7 7.$PROMINENCE_JOB_IDS"
+    assert second.endswith("/job-7")
 
 
 def test_missing_command_gives_127(side: OtherSide, machine: Machine) -> None:
@@ -100,6 +143,7 @@ def test_background_processes_end_with_their_task(side: OtherSide, machine: Mach
     assert side.log(KEY) == b"one\n0\n"
 
 
+@pytest.mark.contract("S121", "S123")
 def test_usage_is_measured(side: OtherSide, machine: Machine) -> None:
     script = "python3 -c 'x = bytearray(200 << 20); n = 0\nfor i in range(3000000): n += i'"
     ended = run(side, machine, shell(script, memory_mb=512))
