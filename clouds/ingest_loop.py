@@ -12,6 +12,7 @@ import redis
 
 from clouds import offers
 from clouds.ingest import Heard, apply
+from clouds.loops import Gathering
 from clouds.models import Incarnation
 from clouds.states import ALIVE
 from prominence.bus import NODES, server_redis
@@ -22,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 ENTRIES = 200  # per node and read
 CHUNK_EVENTS = 2000  # per transaction
-# Between two transactions: what is said meanwhile shares the next one. A lone event is not delayed.
-SPACING_S = 0.01
 NEW_NODES_S = 1.0  # how long the list of nodes is good for when nobody rings
 
 
@@ -38,7 +37,7 @@ class Ingest:
         self._listed = 0.0
         self._rung = b"0"
         self._read: dict[int, list[Entry]] = {}
-        self._applied = 0.0
+        self._gathering = Gathering()
 
     def start(self) -> None:
         """Begin every stream at its start."""
@@ -56,7 +55,7 @@ class Ingest:
         """Block until a node says something, at most `timeout_s`."""
         self._read = {}
         self._list_nodes()
-        time.sleep(max(0.0, self._applied + SPACING_S - time.monotonic()))
+        self._gathering.wait()
         streams = {Keys(key_prefix(pk)).up: last for pk, last in self._positions.items()}
         streams[NODES] = self._rung
         try:
@@ -71,11 +70,12 @@ class Ingest:
     def step(self) -> None:
         """Apply what was read, answer, and cut the streams."""
         read, self._read = self._read, {}
-        for chunk in _chunks({pk: Heard(read_ups(pk, entries)) for pk, entries in read.items()}):
+        heard = {pk: Heard(read_ups(pk, entries)) for pk, entries in read.items()}
+        for chunk in _chunks(heard):
             offers.tell(apply(chunk))
         if read:
             self._cut(read)
-            self._applied = time.monotonic()
+            self._gathering.handled(sum(len(mine.events()) for mine in heard.values()))
 
     def _cut(self, read: dict[int, list[Entry]]) -> None:
         pipe = server_redis().pipeline(transaction=False)

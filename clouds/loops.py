@@ -23,6 +23,11 @@ from prominence.bus import BEAT, server_redis
 logger = logging.getLogger(__name__)
 
 BEAT_TTL_S = 15
+# Between two rounds of a busy loop: what comes meanwhile shares the next one. A round costs as much as some ten of the
+# things it handles, so the more there were, the longer the next round may gather.
+GATHER_S = 0.01
+GATHER_EACH_S = 0.002
+GATHER_MAXIMUM_S = 0.1
 # After an error of the database or Redis: long enough not to spin, short enough not to be felt.
 PAUSE_S = 0.5
 
@@ -81,6 +86,21 @@ class Leadership:
             return False
         self._file = file
         return True
+
+
+class Gathering:
+    """The pause between two rounds; whoever was idle for that long does not wait at all."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def handled(self, count: int) -> None:
+        """A round that handled `count` things is over."""
+        pause_s = min(GATHER_S + count * GATHER_EACH_S, GATHER_MAXIMUM_S)
+        self._until = time.monotonic() + pause_s
+
+    def wait(self) -> None:
+        time.sleep(max(0.0, self._until - time.monotonic()))
 
 
 @dataclass(slots=True)

@@ -12,9 +12,19 @@ from prominence.bus import Queued
 
 # Jobs of one batch share a slot, one after another; more would make a late one wait too long behind its elders.
 BATCH = 10
-# Uncharged jobs a node may hold per CPU: two batches beyond the one that runs.
-AHEAD_PER_CPU = 20
+# Of jobs that end at once. Together they take a second at most, by what is known of their kind.
+LARGEST_BATCH = 50
+BATCH_S = 1.0
+JOB_S = 0.005  # what a job costs a slot beyond its own time
+# Uncharged jobs a node may hold per CPU, in batches: two beyond the one that runs.
+BATCHES_AHEAD = 2
 AHEAD_MAXIMUM = 2000
+ROUND = 500  # jobs placed in one pass, and so in one transaction
+
+
+def batch_of(typical_s: float) -> int:
+    """How many short jobs that take `typical_s` seconds each may travel together."""
+    return max(BATCH, min(LARGEST_BATCH, int(BATCH_S / (typical_s + JOB_S))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +81,9 @@ class FreeNode:
     def rank(self, need: Need) -> int:
         return need.preferred.rank(self.site, self.region)
 
-    @property
-    def ahead_left(self) -> int:
-        return max(0, min(self.cpus * AHEAD_PER_CPU, AHEAD_MAXIMUM) - self.ahead)
+    def ahead_left(self, batch: int) -> int:
+        """How many more may wait here, when up to `batch` of them travel together."""
+        return max(0, min(self.cpus * BATCHES_AHEAD * batch, AHEAD_MAXIMUM) - self.ahead)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,13 +102,13 @@ class Batch:
 
 @dataclass(slots=True, kw_only=True)
 class Matching:
-    """One pass over the backlog. `is_short(kind)`: do such jobs end within a second?"""
+    """One pass over the backlog. `together(kind)`: how many such jobs may share a slot; 1 unless they are short."""
 
     backlog: Backlog
     nodes: Sequence[FreeNode]
     need_of: Callable[[str], Need]
-    is_short: Callable[[str], bool]
-    limit: int = 500
+    together: Callable[[str], int]
+    limit: int = ROUND
     _batches: list[Batch] = field(default_factory=list)
     _placed: int = 0
     _fitting: dict[str, list[FreeNode]] = field(default_factory=dict)
@@ -127,8 +137,7 @@ class Matching:
             return
         batch = Batch(node=node, need=need, charged=True, jobs=[job])
         node.free = node.free.plus(need.amount.times(-1))
-        if self.is_short(job.kind):
-            self._extend(batch, job, self._share(job, need))
+        self._extend(batch, job, self._share(job, need))
         self._book(batch)
 
     def _choose(self, job: Queued, need: Need) -> FreeNode | None:
@@ -151,13 +160,13 @@ class Matching:
                 need.amount.slots_in(n.free) for n in self.nodes if n.has(need)
             )
         waiting = 1 + self.backlog.waiting((job.owner, job.shape))
-        return min(BATCH, -(-waiting // self._slots[job.shape]))
+        return min(self.together(job.kind), -(-waiting // self._slots[job.shape]))
 
     def _extend(self, batch: Batch, first: Queued, size: int) -> None:
         """Add the next short jobs of the same queue."""
         key = (first.owner, first.shape)
-        room = min(size - len(batch.jobs), batch.node.ahead_left)
-        while room > 0 and self.backlog.waiting(key) and self.is_short(self.backlog.peek_kind(key)):
+        room = min(size - len(batch.jobs), batch.node.ahead_left(self.together(first.kind)))
+        while room > 0 and self.backlog.waiting(key) and self._is_short(self.backlog.peek_kind(key)):
             batch.jobs.append(self.backlog.pop(key))
             room -= 1
 
@@ -167,25 +176,31 @@ class Matching:
         Slots pass on within the look-ahead, so a node gets none while anything else waits that it could run.
         """
         shapes = self.backlog.shapes()
-        if len(shapes) != 1 or not all(self.is_short(k) for k in self.backlog.kinds_ahead()):
+        if len(shapes) != 1 or not all(map(self._is_short, self.backlog.kinds_ahead())):
             return
         for job in self.backlog.turns(shapes):
             need = self.need_of(job.shape)
-            node = self._ahead_node(need) if self.is_short(job.kind) else None
+            size = self.together(job.kind)
+            node = self._ahead_node(need, size) if size > 1 else None
             if node is None or self._placed >= self.limit:
                 self.backlog.add([job])
                 return
             batch = Batch(node=node, need=need, charged=False, jobs=[job])
-            self._extend(batch, job, BATCH)
+            self._extend(batch, job, size)
             self._book(batch)
 
-    def _ahead_node(self, need: Need) -> FreeNode | None:
+    def _ahead_node(self, need: Need, size: int) -> FreeNode | None:
         roomy = [
             n
             for n in self.nodes
-            if n.ahead_left >= BATCH and n.has(need) and n.cpus >= need.amount.cpus
+            if n.ahead_left(size) >= size and n.has(need) and n.cpus >= need.amount.cpus
         ]
-        return max(roomy, key=lambda n: (-n.rank(need), n.ahead_left, -n.incarnation), default=None)
+        return max(
+            roomy, key=lambda n: (-n.rank(need), n.ahead_left(size), -n.incarnation), default=None
+        )
+
+    def _is_short(self, kind: str) -> bool:
+        return self.together(kind) > 1
 
     def _book(self, batch: Batch) -> None:
         batch.node.ahead += batch.uncharged

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from statistics import median
 
 import msgspec
 from django.conf import settings
@@ -21,9 +22,10 @@ from clouds import capacity, offers
 from clouds.backlog import HEAD, Backlog, QueueKey
 from clouds.capacity import Amount
 from clouds.impossible import Impossible
+from clouds.loops import Gathering
 from clouds.machines import SILENT_HEARTBEATS, need_of
 from clouds.models import Incarnation
-from clouds.placement import Batch, FreeNode, Matching
+from clouds.placement import ROUND, Batch, FreeNode, Matching, batch_of
 from clouds.states import IncarnationStatus
 from jobs.models import Job, Kind
 from jobs.reports import Assignment, Opened, PlacementPlan
@@ -39,8 +41,6 @@ POLL_S = 5.0
 # A deployment's nets have holes: all queues are read again this often, whatever hints and polls said.
 REBUILD_S = 3600.0
 KINDS_FRESH_S = 1.0
-# Between two rounds that found something to place: what comes meanwhile shares the next one.
-SPACING_S = 0.01
 
 
 class Scheduler:
@@ -52,12 +52,12 @@ class Scheduler:
     def __init__(self) -> None:
         self._backlog = Backlog()
         self._bell = Doorbell(WAKE)
-        self._short: dict[str, bool] = {}
+        self._together: dict[str, int] = {}
         self._kinds_read = 0.0
         self._polled = 0.0
         self._rebuilt = 0.0
         self._idle = True
-        self._placed = 0.0
+        self._gathering = Gathering()
         self._impossible = Impossible()
 
     def start(self) -> None:
@@ -71,7 +71,7 @@ class Scheduler:
 
     def wait(self, timeout_s: float) -> None:
         """Until a hint comes; at once while the last step left work that could be matched."""
-        time.sleep(max(0.0, self._placed + SPACING_S - time.monotonic()))
+        self._gathering.wait()
         for payload in self._bell.wait(timeout_s if self._idle else 0.001):
             try:
                 self._backlog.add(msgspec.json.decode(payload, type=list[Queued]))
@@ -83,14 +83,15 @@ class Scheduler:
         for key in self._backlog.wants_refill():
             self._refill(key)
         batches = self._match()
-        self._idle = not batches
-        if batches:
-            offers.publish(self._commit(batches))
-            self._placed = time.monotonic()
+        wanted = sum(len(batch.jobs) for batch in batches)
+        opened = self._commit(batches) if batches else []
+        offers.publish(opened)
+        self._gathering.handled(wanted)
         self._impossible.judge(self._backlog.keys())
         for key in self._impossible.fail_some():
             self._backlog.refill(key, [], more=False)
-        self._idle = self._idle and not self._impossible.is_busy
+        # All that fitted is placed, unless it was too much for a round or something had changed meanwhile.
+        self._idle = len(opened) == wanted < ROUND and not self._impossible.is_busy
 
     def _poll(self) -> None:
         """Find waiting jobs whose hint was lost."""
@@ -122,17 +123,18 @@ class Scheduler:
             backlog=self._backlog,
             nodes=nodes,
             need_of=need_of,
-            is_short=lambda kind: self._short.get(kind, False),
+            together=lambda kind: self._together.get(kind, 1),
         ).run()
 
     def _read_kinds(self) -> None:
-        """Which of the kinds at the heads are short; asked at most once a second."""
+        """How many of the kinds at the heads may travel together; asked at most once a second."""
         now = time.monotonic()
         if now - self._kinds_read < KINDS_FRESH_S:
             return
         self._kinds_read = now
         kinds = self._backlog.kinds_ahead()
-        self._short = dict(Kind.objects.filter(pk__in=kinds).values_list("pk", "short"))
+        short = Kind.objects.filter(pk__in=kinds, short=True).values_list("pk", "recent_s")
+        self._together = {kind: batch_of(median(recent_s)) for kind, recent_s in short}
 
     def _commit(self, batches: Sequence[Batch]) -> list[Opened]:
         """Take the capacity and open the attempts in one transaction; what cannot be had goes back to the queue."""

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from clouds.backlog import HEAD, Backlog
 from clouds.capacity import Amount
-from clouds.placement import BATCH, Batch, FreeNode, Matching, Need
+from clouds.placement import BATCH, LARGEST_BATCH, Batch, FreeNode, Matching, Need, batch_of
 from prominence.bus import Queued
 
 SHAPES = {
@@ -59,7 +59,7 @@ def match(jobs: list[Queued], nodes: list[FreeNode]) -> tuple[list[Batch], Backl
         backlog=backlog,
         nodes=nodes,
         need_of=SHAPES.__getitem__,
-        is_short=lambda kind: kind == "short",
+        together=lambda kind: BATCH if kind == "short" else 1,
     ).run()
     return batches, backlog
 
@@ -118,6 +118,10 @@ def test_few_short_jobs_spread_over_free_slots() -> None:
     jobs = [Queued(1, "small", 0, n, "short") for n in range(1, 4)]
     batches, _ = match(jobs, [node(1, 4)])
     assert [len(batch.jobs) for batch in batches] == [1, 1, 1]
+
+
+def test_the_shorter_jobs_are_the_more_travel_together() -> None:
+    assert [batch_of(s) for s in (0.0, 0.035, 0.9)] == [LARGEST_BATCH, 25, BATCH]
 
 
 def test_memory_of_a_large_backlog_is_bounded_and_keeps_the_best() -> None:
