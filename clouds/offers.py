@@ -56,8 +56,6 @@ def publish(opened: Sequence[Opened]) -> None:
 
     Errors are logged, one node's do not touch another's; the outbox loop publishes again.
     """
-    if not opened:
-        return
     nodes: dict[int, dict[str, list[AttemptKey]]] = {}
     for attempt in opened:
         batches = nodes.setdefault(attempt.incarnation, {})

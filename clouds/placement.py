@@ -166,7 +166,9 @@ class Matching:
         """Add the next short jobs of the same queue."""
         key = (first.owner, first.shape)
         room = min(size - len(batch.jobs), batch.node.ahead_left(self.together(first.kind)))
-        while room > 0 and self.backlog.waiting(key) and self._is_short(self.backlog.peek_kind(key)):
+        while (
+            room > 0 and self.backlog.waiting(key) and self._is_short(self.backlog.peek_kind(key))
+        ):
             batch.jobs.append(self.backlog.pop(key))
             room -= 1
 

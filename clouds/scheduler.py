@@ -85,7 +85,8 @@ class Scheduler:
         batches = self._match()
         wanted = sum(len(batch.jobs) for batch in batches)
         opened = self._commit(batches) if batches else []
-        offers.publish(opened)
+        if opened:
+            offers.publish(opened)
         self._gathering.handled(wanted)
         self._impossible.judge(self._backlog.keys())
         for key in self._impossible.fail_some():

@@ -6,10 +6,11 @@ obeying stops and the lease meanwhile.
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,7 +33,7 @@ from worker.runtimes.base import (
 )
 from worker.runtimes.commands import run_command
 from worker.runtimes.errors import ImagePullFailed, RuntimeFailure, RuntimeMissing
-from worker.runtimes.identity import become, die_with_parent
+from worker.runtimes.identity import become, borrowed, die_with_parent
 from worker.runtimes.process import ProcessRuntime
 from worker.runtimes.select import PROCESS, UDOCKER
 from worker.runtimes.udocker import UdockerRuntime
@@ -53,8 +54,9 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     reason: EndReason | None = None
 
 
-def runtimes(*, allow_process: bool) -> dict[str, Runtime]:
-    """All runtimes by public name."""
+@lru_cache(maxsize=2)
+def runtimes(*, allow_process: bool) -> Mapping[str, Runtime]:
+    """All runtimes by public name; they hold no state."""
     known: list[Runtime] = [ApptainerRuntime(), UdockerRuntime()]
     if allow_process:
         known.append(ProcessRuntime(allowed=True))
@@ -203,6 +205,36 @@ def start(
         except BaseException as error:  # noqa: BLE001 - a forked child must end here, whatever happens
             os.write(2, f"{launch.argv[0]}: {_why(error)}\n".encode())
         os._exit(127)
+    return pid
+
+
+def start_bare(
+    launch: Launch,
+    identity: Identity,
+    outputs: tuple[int, int],
+) -> int:
+    """Like `start`, for a program that needs an identity and nothing else of its own; 0 when that way is closed.
+
+    A fork copies this process, which costs more than all the rest of a short job; spawning borrows it. One thing is
+    not to be had so: the program does not die with the shim. The worker's sweep ends it.
+    """
+    try:
+        with borrowed(identity):
+            os.chdir(launch.cwd)
+            program = shutil.which(launch.argv[0], path=launch.env.get("PATH"))
+            pid = os.posix_spawn(
+                program or launch.argv[0],
+                launch.argv,
+                launch.env,
+                file_actions=[(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(outputs, 1)],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT),
+            )
+    except OSError:
+        return 0  # a fork tells the user why
+    finally:
+        os.chdir("/")
     return pid
 
 

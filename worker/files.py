@@ -29,20 +29,21 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
         sync_directory(path.parent)
 
 
-def create_exclusive(path: Path, data: bytes) -> bool:
-    """Make `path` with its whole content, durable; False when somebody else made it first.
+def create_exclusive(path: Path, data: bytes, *, durable: bool = True) -> bool:
+    """Make `path` with its whole content; False when somebody else made it first.
 
     A link instead of O_EXCL and write: who finds the file also finds what is in it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns():x}")
     try:
-        _write_new(temporary, data, durable=True)
+        _write_new(temporary, data, durable=durable)
         os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
     return True
 
 
@@ -77,13 +78,24 @@ def read_or_none(path: Path) -> bytes | None:
 def wipe(path: Path) -> None:
     """Remove a tree that a job may have written, without following links. Idempotent."""
     with suppress(OSError):
-        path.rmdir()  # most are empty
+        _remove_flat(path)  # most have some files and empty directories
         return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, onerror=_open_up_and_retry)
     else:
         with suppress(FileNotFoundError):
             path.unlink()
+
+
+def _remove_flat(path: Path) -> None:
+    """Raises OSError when it is more than that, or nothing."""
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                Path(entry).rmdir()
+            else:
+                Path(entry).unlink()
+    path.rmdir()
 
 
 def _open_up_and_retry(

@@ -1,8 +1,12 @@
-"""What worker and shim tell each other, through files in the directory of an attempt.
+"""What worker and shim tell each other. Both sides may die at any time.
 
-Written whole and renamed into place, so a reader sees all or nothing. Both sides may die at any time.
+Orders go through a socket, so that a job's secrets are on no disk; the shim answers with single bytes that there is
+news, or that the job is over. What has to outlive the worker is in files in the directory of the attempt, written
+whole and renamed into place, so that a reader sees all or nothing.
 """
 
+import socket
+import struct
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -14,11 +18,17 @@ from worker.protocol import AttemptKey, EndReason, RunSpec, TaskResult, TaskSecr
 
 STREAMS = ("stdout", "stderr")
 
+NEWS, OVER = b"n", b"o"
+"""From the shim: look at the job's files; its result is there and no process of it is left."""
+
+_LENGTH = struct.Struct(">I")
+
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """All a shim knows. Holds the job's own secrets, none of the node's."""
+    """All a shim knows of a job. Holds the job's own secrets, none of the node's."""
 
     key: AttemptKey
+    dir: str
     spec: RunSpec
     secret_env: dict[str, str]
     secrets: tuple[TaskSecrets, ...] = ()
@@ -38,6 +48,33 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     def hidden(self) -> list[str]:
         """What is masked in output."""
         return [value for task in self.secrets for value in task.env.values()]
+
+
+def send_orders(channel: socket.socket, orders: Orders) -> None:
+    """Raises OSError when the shim is gone."""
+    data = msgspec.json.encode(orders)
+    channel.sendall(_LENGTH.pack(len(data)) + data)
+
+
+def receive_orders(channel: socket.socket) -> Orders | None:
+    """The next job's, whenever it comes; None when the worker wants no more of this shim or is gone."""
+    head = _receive(channel, _LENGTH.size)
+    data = _receive(channel, _LENGTH.unpack(head)[0]) if head else b""
+    return msgspec.json.decode(data, type=Orders) if data else None
+
+
+def _receive(channel: socket.socket, size: int) -> bytes:
+    """Exactly so many bytes, or none at the end of the stream."""
+    data = b""
+    while len(data) < size:
+        try:
+            more = channel.recv(size - len(data))
+        except ConnectionError:
+            return b""
+        if not more:
+            return b""
+        data += more
+    return data
 
 
 class Maker(StrEnum):

@@ -17,8 +17,10 @@ class Inotify:
 
     def __init__(self) -> None:
         self._descriptor = _check(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLIN)
+        self._poll.register(self._bell, select.POLLIN)
 
     def add(self, directory: Path) -> int:
         """Watch for files written to or renamed into place; returns the watch's number."""
@@ -29,9 +31,15 @@ class Inotify:
         """Idempotent."""
         _libc.inotify_rm_watch(self._descriptor, watch)
 
+    def ring(self) -> None:
+        """Have `read` return at once. Any thread may."""
+        os.eventfd_write(self._bell, 1)
+
     def read(self, timeout_s: float | None) -> list[tuple[int, str]]:
         """(watch, file name) of what happened, each once; empty at the time-out."""
-        self._poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000) + 1))
+        ready = self._poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000) + 1))
+        if any(descriptor == self._bell for descriptor, _ in ready):
+            os.eventfd_read(self._bell)
         try:
             data = os.read(self._descriptor, 1 << 16)
         except BlockingIOError:

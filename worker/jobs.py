@@ -19,23 +19,20 @@ from pathlib import Path
 import msgspec
 
 from worker.api import ApiError, Refused
+from worker.endings import Endings, news
 from worker.files import boottime, wipe, write_atomic
-from worker.handover import Maker, Orders, Result, RunMark, Status, Stop, read_file
+from worker.handover import Orders, RunMark, Status, Stop, read_file
 from worker.layout import LifeDir
 from worker.lines import Lines
 from worker.output import OutputPump
 from worker.protocol import (
     AttemptKey,
-    Ended,
     EndReason,
     Enrolment,
-    Event,
     Fetched,
     InputSpec,
-    Started,
-    TaskEnded,
 )
-from worker.running import Running, exclude, kill_job, open_shim
+from worker.running import Running, SlotShim
 from worker.slots import Admission, Slot
 from worker.spawner import Spawner
 
@@ -44,6 +41,9 @@ logger = logging.getLogger(__name__)
 STOP_GRACE_S = 5.0
 PATIENCE_S = 10.0
 """Beyond the grace, before a shim that does not end its job is killed with it."""
+
+FOLLOW_S = 1.0
+"""Between two looks at a job that is quiet."""
 
 INPUT_TRIES = 5
 RETRY_S = 1.0
@@ -67,6 +67,16 @@ class Place:
     enrolment: Enrolment
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotWork:
+    """What the jobs of one message have in common. `on_long`: called when one of them has run for `long_s` seconds."""
+
+    slot: Slot
+    shim: SlotShim
+    on_long: Callable[[], None]
+    long_s: float
+
+
 class Jobs:
     """All attempts of this node. Safe for many threads; each attempt is followed by one of them."""
 
@@ -87,54 +97,79 @@ class Jobs:
         self._admission = admission
         self._lock = threading.Lock()
         self._running: dict[AttemptKey, Running] = {}
+        self._endings = Endings(place.node, lines.journal, pump, on_gone=self._remove)
+        self._endings.start()
 
     # ---- a job's life
 
-    def run(self, item: Fetched, slot: Slot, on_long: Callable[[], None], long_s: float) -> None:
+    def run(self, item: Fetched, work: SlotWork) -> None:
         """Start one attempt and follow it to its end; nothing if it ended before it was begun."""
-        running = self._add(item.key, self._place.uids[slot.number])
+        running = self._add(item.key, self._place.uids[work.slot.number])
         if not self._journal.begin(item.key):
             self._remove(running)
             return
         try:
-            self._set_up(item, running, slot)
-            self._pump.watch(item.key, running.dir, running.nudge)
-            running.attach(self._spawner.spawn(running.dir.path))
-            logger.info("%s started in slot %d", item.key, slot.number)
+            self._set_up(item, running)
+            work.shim.give(self._orders(item, running, work.slot))
         except StageInFailed as error:
-            self._end_unstarted(running, EndReason.STAGE_IN, str(error))
+            self._endings.end_unstarted(running, EndReason.STAGE_IN, str(error))
             return
         except (OSError, msgspec.MsgspecError) as error:
             logger.warning("%s could not be started: %s", item.key, error)
-            self._fail_to_start(running, str(error))
+            self._endings.exclude(running)
+            self._endings.end_unstarted(running, EndReason.NODE_ERROR, str(error))
             return
-        self.follow(running, on_long, long_s)
+        running.attach(work.shim.pidfd)
+        logger.info("%s started in slot %d", item.key, work.slot.number)
+        self._follow(running, work)
+        running.detach()
+        self._endings.finish(running)
+
+    def shim(self) -> SlotShim:
+        """For the jobs of one message; the caller closes it."""
+        return SlotShim(self._spawner)
 
     def adopt(self, key: AttemptKey, mark: RunMark, pidfd: int) -> Running:
         """Take over an attempt that a shim began; `pidfd` is -1 when the shim is gone."""
         running = self._add(key, mark.uid)
         running.stop = read_file(running.dir.stop, Stop)
         running.stop_at = boottime()
-        running.pidfd = pidfd
+        running.attach(pidfd)
         told = self._journal.adopt(key)
         running.started, running.tasks_told = told is not None, told or 0
-        self._pump.watch(key, running.dir, running.nudge)
-        self._pump.resume(key)
+        self._watch(running, resume=True)
         return running
 
-    def follow(
-        self, running: Running, on_long: Callable[[], None] = lambda: None, long_s: float = 1e9
-    ) -> None:
-        """Until the attempt has ended and is reported. `on_long`: it has run for `long_s` seconds."""
-        begin = boottime()
-        told = False
-        while not self._wait(running, 1.0 if told else min(1.0, long_s)):
-            if not told and boottime() - begin >= long_s:
-                told = True
-                on_long()
+    def follow_adopted(self, running: Running) -> None:
+        """Until the attempt has ended and is reported: a shim whose worker died ends with its job."""
+        while running.pidfd >= 0 and not _ended(running.pidfd, FOLLOW_S):
             self._tell(running)
             self._press(running)
-        self._finish(running)
+        pidfd = running.detach()
+        if pidfd >= 0:
+            os.close(pidfd)
+        self._endings.finish(running)
+
+    def _follow(self, running: Running, work: SlotWork) -> None:
+        """Until the shim is done with it, or gone."""
+        begin = boottime()
+        told = False
+        while not work.shim.wait(FOLLOW_S if told else min(FOLLOW_S, work.long_s)):
+            if not told and boottime() - begin >= work.long_s:
+                told = True
+                work.on_long()
+            if not running.watched:
+                self._watch(running)
+            self._tell(running)
+            self._press(running)
+
+    def _watch(self, running: Running, *, resume: bool = False) -> None:
+        """Only what lasts for some time: setting this up costs as much as a short program."""
+        try:
+            self._pump.watch(running.key, running.dir, resume=resume)
+            running.watched = True
+        except OSError as error:
+            logger.error("the output of %s cannot be followed: %s", running.key, error)
 
     def stop(self, key: AttemptKey) -> None:
         """The server's word: end it, whatever state it is in. Does not wait."""
@@ -164,17 +199,18 @@ class Jobs:
             running.ask_to_end(Stop(reason=reason, grace_s=0.0))
 
     def forget(self, keys: Iterable[AttemptKey]) -> None:
-        """The server knows their ends: their directories, logs included, may go."""
+        """The server knows their ends: what a worker that died left of their directories may go."""
         for key in keys:
+            path = self._place.life.job(key).path
             with suppress(OSError):
-                wipe(self._place.life.job(key).path)
+                if self._find(key) is None and path.exists():
+                    wipe(path)
 
     # ---- starting
 
-    def _set_up(self, item: Fetched, running: Running, slot: Slot) -> None:
-        """The directory with all that the shim needs. Raises OSError and StageInFailed."""
-        job_dir, uid = running.dir, running.uid
-        gid = uid if self._place.gid is None else self._place.gid
+    def _set_up(self, item: Fetched, running: Running) -> None:
+        """The directory with all that the job needs. Raises OSError and StageInFailed."""
+        job_dir, uid, gid = running.dir, running.uid, self._gid(running.uid)
         job_dir.path.mkdir(mode=0o711, exist_ok=True)
         job_dir.path.chmod(0o711)
         for path in job_dir.slot_dirs:
@@ -185,18 +221,20 @@ class Jobs:
         for number, wanted in enumerate(item.spec.inputs):
             data = self._fetch_input(item.key, wanted)
             write_atomic(job_dir.inputs / str(number), data, durable=False)
-        orders = self._orders(item, slot, uid, gid)
-        write_atomic(job_dir.orders, msgspec.json.encode(orders), durable=False)
 
-    def _orders(self, item: Fetched, slot: Slot, uid: int, gid: int) -> Orders:
+    def _gid(self, uid: int) -> int:
+        return uid if self._place.gid is None else self._place.gid
+
+    def _orders(self, item: Fetched, running: Running, slot: Slot) -> Orders:
         place = self._place
         return Orders(
             key=item.key,
+            dir=str(running.dir.path),
             spec=item.spec,
             secret_env=item.secret_env,
             secrets=item.secrets,
-            uid=uid,
-            gid=gid,
+            uid=running.uid,
+            gid=self._gid(running.uid),
             puller=place.puller,
             slot=slot.number,
             lease=str(place.life.lease),
@@ -226,49 +264,14 @@ class Jobs:
             return data
         raise StageInFailed(f"{wanted.filename}: the server could not be reached")
 
-    def _fail_to_start(self, running: Running, detail: str) -> None:
-        """A shim may or may not exist: exclude it, or wait for it."""
-        mark = self._exclude(running)
-        if mark is None or mark.maker is Maker.WORKER:
-            self._end_unstarted(running, EndReason.NODE_ERROR, detail)
-        else:
-            running.attach(open_shim(mark))
-            self.follow(running)
-
-    def _exclude(self, running: Running) -> RunMark | None:
-        """Exclude its shim, however long the disk is full: until then nobody can say that it does not run."""
-        while True:
-            try:
-                return exclude(running.dir)
-            except OSError as error:
-                logger.error("the shim of %s cannot be excluded: %s", running.key, error)
-                time.sleep(RETRY_S)
-
-    def _end_unstarted(self, running: Running, reason: EndReason, detail: str) -> None:
-        self._pump.finish(running.key, ())
-        self._record(Ended(seq=0, key=running.key, reason=reason, detail=detail))
-        self._clean(running)
-
     # ---- following
-
-    def _wait(self, running: Running, timeout_s: float) -> bool:
-        """Until its shim has ended (True), it has news, or some time has passed."""
-        if running.pidfd < 0:
-            return True
-        poll = select.poll()
-        poll.register(running.pidfd, select.POLLIN)
-        poll.register(running.wake, select.POLLIN)
-        ready = dict(poll.poll(int(timeout_s * 1000)))
-        if running.wake in ready:
-            os.eventfd_read(running.wake)
-        return running.pidfd in ready
 
     def _tell(self, running: Running) -> None:
         """Report what the shim's status says and the server does not know yet."""
         status = read_file(running.dir.status, Status)
         if status is None:
             return
-        events = _news(running, status, last=len(status.tasks))
+        events = news(running, status, last=len(status.tasks))
         if events:
             try:
                 self._journal.report(running.key, events, told=len(status.tasks))
@@ -285,68 +288,6 @@ class Jobs:
             logger.warning("the shim of %s does not end its job: killing both", running.key)
             running.kill_shim()
 
-    # ---- ending
-
-    def _finish(self, running: Running) -> None:
-        result = read_file(running.dir.result, Result)
-        if result is None:
-            result = self._clear(running)
-        logs = self._pump.finish(running.key, result.dropped)
-        tasks = result.tasks
-        status = Status(started_at=result.started_at, tasks=tasks)
-        ended = Ended(
-            seq=0,
-            key=running.key,
-            reason=result.reason,
-            detail=result.detail,
-            tasks=tasks,
-            wall_s=result.wall_s,
-            max_memory_kb=result.max_memory_kb,
-            stdout=logs[0],
-            stderr=logs[1],
-            ago_s=max(0.0, boottime() - result.ended_at),
-        )
-        before = _news(running, status, last=len(tasks) - 1)
-        self._record(ended, before)
-        logger.info("%s ended: %s", running.key, result.reason.value)
-        self._clean(running)
-
-    def _clear(self, running: Running) -> Result:
-        """The shim is gone without a result: kill what it left."""
-        logger.warning("the shim of %s is gone: killing what it left", running.key)
-        mark = read_file(running.dir.run, RunMark)
-        if mark is None:
-            self._exclude(running)
-        kill_job(self._place.node, running.key, running.uid)
-        status = read_file(running.dir.status, Status) or Status()
-        reason = running.stop.reason if running.stop else EndReason.SHIM_LOST
-        return Result(
-            reason=reason,
-            detail="the job's supervisor on the node died" if running.stop is None else "",
-            tasks=status.tasks,
-            started_at=status.started_at,
-            ended_at=boottime(),
-        )
-
-    def _record(self, ended: Ended, before: Iterable[Event] = ()) -> None:
-        """The last word, however long the disk is full."""
-        while True:
-            try:
-                self._journal.end(ended, before=tuple(before))
-            except sqlite3.Error as error:
-                logger.error("the end of %s cannot be recorded: %s", ended.key, error)
-                time.sleep(RETRY_S)
-            else:
-                return
-
-    def _clean(self, running: Running) -> None:
-        for path in (*running.dir.slot_dirs, running.dir.inputs, running.dir.orders):
-            try:
-                wipe(path)
-            except OSError as error:
-                logger.warning("%s not removed: %s", path, error)
-        self._remove(running)
-
     # ---- the register
 
     def _add(self, key: AttemptKey, uid: int) -> Running:
@@ -362,16 +303,9 @@ class Jobs:
     def _remove(self, running: Running) -> None:
         with self._lock:
             self._running.pop(running.key, None)
-        running.close()
 
 
-def _news(running: Running, status: Status, *, last: int) -> list[Event]:
-    """Events for what is in `status`, up to task `last`, and has not been told."""
-    events: list[Event] = []
-    if status.started_at is not None and not running.started:
-        ago_s = max(0.0, boottime() - status.started_at)
-        events.append(Started(seq=0, key=running.key, ago_s=ago_s))
-    for index in range(running.tasks_told, last):
-        event = TaskEnded(seq=0, key=running.key, task=index, result=status.tasks[index])
-        events.append(event)
-    return events
+def _ended(pidfd: int, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(int(timeout_s * 1000)))

@@ -156,17 +156,23 @@ class Journal:
 
     def end(self, ended: Ended, *, before: Sequence[Event] = ()) -> bool:
         """End an entry of any live state, by whoever began it, with what has to be said before."""
+        return self.end_all([(ended, before)]) == 1
 
-        def work(db: sqlite3.Connection) -> bool:
-            if not self._move(db, ended.key, LIVE, State.ENDED):
-                return False
-            for event in before:
-                self._append(db, event)
-            self._append_end(db, ended)
-            return True
+    def end_all(self, ends: Sequence[tuple[Ended, Sequence[Event]]]) -> int:
+        """The same for several in one commit; returns how many were not over before."""
 
-        done = bool(self._write(work))
-        self._begun.discard(ended.key)
+        def work(db: sqlite3.Connection) -> int:
+            done = 0
+            for ended, before in ends:
+                if self._move(db, ended.key, LIVE, State.ENDED):
+                    done += 1
+                    for event in before:
+                        self._append(db, event)
+                    self._append_end(db, ended)
+            return done
+
+        done = int(self._write(work))
+        self._begun.difference_update(ended.key for ended, _ in ends)
         return done
 
     def give_up(self, key: AttemptKey, detail: str) -> bool:

@@ -7,11 +7,11 @@ DATA/                 0711 root: slot users may pass through, not list
   life-N/             everything of incarnation N
     journal.db  lease
     jobs/JOB.ATTEMPT.RANK/
-      orders          what the shim shall do (0600, removed once read: it holds the job's secrets)
       run             made once, by the shim or by a worker that excludes it
       stop            why the worker wants the job to end
       status  result  what the shim has to say
-      stdout  stderr  the whole logs
+      shim.log        what went wrong in the shim itself
+      stdout  stderr  the whole logs; not there while nothing was printed
       stored-stdout …     how much of them the server has
       work/ tmp/ private/                   0700, the slot's: wiped at the end
 """
@@ -27,10 +27,6 @@ class JobDir:
     """The directory of one attempt."""
 
     path: Path
-
-    @property
-    def orders(self) -> Path:
-        return self.path / "orders"
 
     @property
     def run(self) -> Path:
@@ -75,6 +71,11 @@ class JobDir:
     def log(self, stream: str) -> Path:
         """`stream` is "stdout" or "stderr"."""
         return self.path / stream
+
+    @property
+    def complaints(self) -> Path:
+        """What the shim itself logs; seldom anything."""
+        return self.path / "shim.log"
 
 
 @dataclass(frozen=True, slots=True)

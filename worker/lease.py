@@ -54,6 +54,19 @@ def _unpack(record: bytes) -> float:
     return 0.0
 
 
+class LeaseFile:
+    """A shim's view: since the deadline never moves back, the file is read again only when it seems to be over."""
+
+    def __init__(self) -> None:
+        self._deadline = 0.0
+
+    def deadline(self, path: Path) -> float:
+        """CLOCK_BOOTTIME; in the past only if the file says so now."""
+        if self._deadline <= boottime():
+            self._deadline = read_deadline(path)
+        return self._deadline
+
+
 class Lease:
     """The worker's side: the only writer of the file, which is there already (`make_lease`)."""
 

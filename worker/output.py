@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -75,7 +74,6 @@ class _Stream:
 @dataclass(slots=True, eq=False)
 class _Job:
     watch: int
-    wake: Callable[[], None]
     streams: dict[str, _Stream]
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -97,38 +95,30 @@ class OutputPump(Loop):
         self._redis_down_until = 0.0
         self._complaint = Complaint(logger, "output not sent by Redis")
 
-    def watch(self, key: AttemptKey, job_dir: JobDir, wake: Callable[[], None]) -> None:
-        """Begin to follow a job's streams; `wake` is called when its shim has news."""
-        streams = {}
-        for name in STREAMS:
-            start = int(read_or_none(job_dir.stored(name)) or 0)
-            streams[name] = _Stream(key=key, name=name, dir=job_dir, stored=start, sent=start)
-        with self._lock:
-            number = self._inotify.add(job_dir.path)
-            self._jobs[number] = _Job(watch=number, wake=wake, streams=streams)
-            self._watches[key] = number
-
-    def resume(self, key: AttemptKey) -> None:
-        """After a restart of the worker: go on behind the last entry that Redis has."""
-        job = self._job(key)
-        if job is None:
-            return
-        for stream in job.streams.values():
-            with job.lock:
+    def watch(self, key: AttemptKey, job_dir: JobDir, *, resume: bool = False) -> None:
+        """Begin to follow a job's streams. `resume`: another worker did before; go on behind what Redis has."""
+        streams = _streams(key, job_dir)
+        if resume:
+            for stream in streams.values():
                 try:
                     stream.sent = max(stream.sent, self._last_entry(stream))
                 except REDIS_ERRORS as error:
                     logger.warning("output of %s: Redis not asked: %s", key, error)
-                stream.dirty = True
+        with self._lock:
+            number = self._inotify.add(job_dir.path)
+            self._jobs[number] = _Job(watch=number, streams=streams)
+            self._watches[key] = number
+        self._inotify.ring()  # for what is there already
 
-    def finish(self, key: AttemptKey, dropped: tuple[str, ...]) -> tuple[LogEnd, LogEnd]:
+    def finish(
+        self, key: AttemptKey, job_dir: JobDir, dropped: tuple[str, ...]
+    ) -> tuple[LogEnd, LogEnd]:
         """Stop following, and see that all of both logs is covered. Blocks until it is."""
         job = self._forget(key)
-        if job is None:
-            return LogEnd(), LogEnd()
+        streams = _streams(key, job_dir) if job is None else job.streams
         ends = []
         for name in STREAMS:
-            stream = job.streams[name]
+            stream = streams[name]
             if stream.upload is not None:
                 with contextlib.suppress(ApiError, OSError):
                     stream.upload.result()
@@ -149,10 +139,6 @@ class OutputPump(Loop):
 
     # ---- following
 
-    def _job(self, key: AttemptKey) -> _Job | None:
-        with self._lock:
-            return self._jobs.get(self._watches.get(key, -1))
-
     def _forget(self, key: AttemptKey) -> _Job | None:
         with self._lock:
             job = self._jobs.pop(self._watches.pop(key, -1), None)
@@ -170,8 +156,6 @@ class OutputPump(Loop):
                 continue
             if name in job.streams:
                 job.streams[name].dirty = True
-            elif name == "status":
-                job.wake()
 
     def _timeout_s(self) -> float:
         """Until the next stream is due; half a second at most, as a net under lost news."""
@@ -303,3 +287,20 @@ class OutputPump(Loop):
                 logger.warning("log of %s not stored yet: %s", stream.key, error)
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, MAX_RETRY_S)
+
+
+def is_brief(job_dir: JobDir) -> bool:
+    """Whether both logs can travel with the word of the end: `finish` will not have to wait for anybody."""
+    for name in STREAMS:
+        with contextlib.suppress(FileNotFoundError):
+            if job_dir.log(name).stat().st_size > TAIL_BYTES:
+                return False
+    return True
+
+
+def _streams(key: AttemptKey, job_dir: JobDir) -> dict[str, _Stream]:
+    streams = {}
+    for name in STREAMS:
+        start = int(read_or_none(job_dir.stored(name)) or 0)
+        streams[name] = _Stream(key=key, name=name, dir=job_dir, stored=start, sent=start)
+    return streams

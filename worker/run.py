@@ -7,12 +7,12 @@ import logging
 import sqlite3
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 
 from worker.api import ApiError, Refused
 from worker.complaints import Complaint
-from worker.jobs import Jobs
+from worker.jobs import Jobs, SlotWork
 from worker.journal import State
 from worker.lease import Lease
 from worker.lines import Lines
@@ -133,10 +133,14 @@ class Runner:
         if slot is None:
             return
         try:
-            for number, item in enumerate(items):
-                rest = keys[number + 1 :]
-                if self._may_start(item.key):
-                    self._jobs.run(item, slot, partial(self._give_back, rest), LONG_S)
+            with closing(self._jobs.shim()) as shim:
+                for number, item in enumerate(items):
+                    if self._may_start(item.key):
+                        give_back = partial(self._give_back, keys[number + 1 :])
+                        self._jobs.run(
+                            item,
+                            SlotWork(slot=slot, shim=shim, on_long=give_back, long_s=LONG_S),
+                        )
         finally:
             self._admission.leave(slot)
 

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import select
 import signal
+import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,33 +14,76 @@ import msgspec
 from worker import tree
 from worker.cgroup import Group
 from worker.files import boottime, create_exclusive, write_atomic
-from worker.handover import Maker, RunMark, Stop, read_file
+from worker.handover import OVER, Maker, Orders, RunMark, Stop, read_file, send_orders
 from worker.layout import JobDir
 from worker.protocol import AttemptKey
+from worker.spawner import Spawner
 
 logger = logging.getLogger(__name__)
 
 
+class SlotShim:
+    """The shim that runs the jobs of one message, one after another. For one thread.
+
+    Forked when it is first needed, and anew when it has died.
+    """
+
+    def __init__(self, spawner: Spawner) -> None:
+        self._spawner = spawner
+        self._channel: socket.socket | None = None
+        self._poll = select.poll()
+        self.pidfd = -1
+        self.gone = False
+
+    def give(self, orders: Orders) -> None:
+        """Have it begin a job. Raises OSError; then it has not begun."""
+        if self.gone:
+            self.close()
+        if self._channel is None:
+            self._channel, self.pidfd = self._spawner.spawn()
+            self._poll = select.poll()
+            self._poll.register(self._channel, select.POLLIN)
+        try:
+            send_orders(self._channel, orders)
+        except OSError:
+            self.gone = True
+            raise
+
+    def wait(self, timeout_s: float) -> bool:
+        """Until its job is over or it is gone itself (True), it has news, or some time has passed."""
+        if self._channel is None or self.gone:
+            return True
+        if not self._poll.poll(int(timeout_s * 1000)):
+            return False
+        try:
+            said = self._channel.recv(64)
+        except ConnectionError:
+            said = b""
+        self.gone = not said
+        return self.gone or OVER in said
+
+    def close(self) -> None:
+        """No more jobs: it ends after the one that it has, and is not to be signalled any more. Idempotent."""
+        if self._channel is not None:
+            self._channel.close()
+            os.close(self.pidfd)
+        self._channel, self.pidfd, self.gone = None, -1, False
+
+
 @dataclass(slots=True, eq=False)
 class Running:
-    """An attempt that a shim has, or is about to get. `wake` is an eventfd."""
+    """An attempt that a shim has, or is about to get."""
 
     key: AttemptKey
     dir: JobDir
     uid: int
-    pidfd: int = -1
+    pidfd: int = -1  # of the shim, while it has this job
     stop: Stop | None = None
     stop_at: float = 0.0
     started: bool = False
     tasks_told: int = 0
-    wake: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    watched: bool = False  # its output is followed
     lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def nudge(self) -> None:
-        """Something happened that its thread should look at."""
-        with self.lock, suppress(BlockingIOError):
-            if self.wake >= 0:
-                os.eventfd_write(self.wake, 1)
 
     def attach(self, pidfd: int) -> None:
         """Its shim is there; pass on a stop that came before it."""
@@ -46,6 +91,12 @@ class Running:
             self.pidfd = pidfd
             if self.stop is not None:
                 self._signal(signal.SIGTERM)
+
+    def detach(self) -> int:
+        """Its shim has nothing to do with it any more, and must not be signalled for it; returns its pidfd."""
+        with self.lock:
+            pidfd, self.pidfd = self.pidfd, -1
+            return pidfd
 
     def ask_to_end(self, stop: Stop) -> None:
         """Tell the shim why and how; the first reason stays."""
@@ -58,18 +109,10 @@ class Running:
                 logger.error("why %s stops cannot be told: %s", self.key, error)
             self.stop, self.stop_at = stop, boottime()
             self._signal(signal.SIGTERM)
-        self.nudge()
 
     def kill_shim(self) -> None:
         with self.lock:
             self._signal(signal.SIGKILL)
-
-    def close(self) -> None:
-        with self.lock:
-            for descriptor in (self.pidfd, self.wake):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self.pidfd = self.wake = -1
 
     def _signal(self, number: signal.Signals) -> None:
         if self.pidfd >= 0:
@@ -80,10 +123,12 @@ class Running:
 def exclude(job_dir: JobDir) -> RunMark | None:
     """Make the file `run` so that no shim ever begins; returns what is in it, by whomever.
 
-    None when there is no directory, and so nothing that could begin.
+    None when there is no directory, and so nothing that could begin. Neither side makes the file durable: who loses
+    it loses the machine's memory, and so the incarnation, too.
     """
     try:
-        create_exclusive(job_dir.run, msgspec.json.encode(RunMark(maker=Maker.WORKER)))
+        mark = msgspec.json.encode(RunMark(maker=Maker.WORKER))
+        create_exclusive(job_dir.run, mark, durable=False)
     except FileNotFoundError:
         return None
     return read_file(job_dir.run, RunMark)

@@ -1,8 +1,8 @@
 """The parent of shims: a small process that only forks, so that a job costs no interpreter.
 
 Started by the worker as a program of its own, before any secret is known there, and given nothing but a
-socket, whose messages are paths of job directories; it answers each with the shim's pidfd. It ends when
-the worker's end of the socket closes. Shims go on without it.
+socket; each message brings a socket for one shim (`worker.shim`), and is answered with the shim's pidfd.
+It ends when the worker's end of the socket closes. Shims go on without it.
 """
 
 import gc
@@ -20,12 +20,9 @@ from worker import shim, tree
 
 logger = logging.getLogger(__name__)
 
-MAX_PATH = 4096
 READY = b"ready"
 ENVIRONMENT = ("PATH", "LANG", "TZ", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
 """What of the worker's environment goes on: what Python itself needs, and nothing secret."""
-
-SHIM_LOG = "shim.log"
 
 
 def spawner_name(node: str) -> str:
@@ -34,27 +31,35 @@ def spawner_name(node: str) -> str:
 
 
 def serve(channel: socket.socket) -> None:
-    """Fork a shim for each path that arrives, until the other side is gone."""
+    """Fork a shim for each socket that arrives, until the other side is gone."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
     gc.collect()
     gc.freeze()
     channel.send(READY)
-    while data := channel.recv(MAX_PATH):
-        descriptor = _spawn(Path(os.fsdecode(data)), channel)
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+        if not data:
+            return
+        os.set_inheritable(descriptors[0], False)
+        with socket.socket(fileno=descriptors[0]) as orders:
+            descriptor = _spawn(orders, channel)
         try:
             socket.send_fds(channel, [b"+"], [descriptor])
         finally:
             os.close(descriptor)
 
 
-def _spawn(path: Path, channel: socket.socket) -> int:
+def _spawn(orders: socket.socket, channel: socket.socket) -> int:
     pid = os.fork()
     if pid == 0:
         try:
             channel.close()
-            _become_shim(path)
+            os.setsid()
+            gc.disable()
+            os.chdir("/")
+            shim.main(orders)
         except Exception:
-            logger.exception("shim in %s", path.name)
+            logger.exception("a shim failed")
         finally:
             os._exit(0)
     descriptor = os.pidfd_open(pid)
@@ -71,16 +76,6 @@ def _reap_ended() -> None:
             return
         if pid == 0:
             return
-
-
-def _become_shim(path: Path) -> None:
-    os.setsid()
-    gc.disable()
-    os.chdir("/")
-    log = os.open(path / SHIM_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    shim.main(path)
 
 
 class SpawnerFailed(Exception):
@@ -116,14 +111,19 @@ class Spawner:
     def pid(self) -> int:
         return self._process.pid
 
-    def spawn(self, path: Path) -> int:
-        """Fork a shim for this job directory; returns its pidfd. Raises OSError."""
-        with self._lock:
-            self._channel.send(os.fsencode(path))
-            data, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
-        if not data or not descriptors:
-            raise BrokenPipeError("the spawner has ended")
-        return descriptors[0]
+    def spawn(self) -> tuple[socket.socket, int]:
+        """Fork a shim; returns the socket by which it takes orders, and its pidfd. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs, self._lock:
+                socket.send_fds(self._channel, [b"+"], [theirs.fileno()])
+                data, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
+            if not data or not descriptors:
+                raise BrokenPipeError("the spawner has ended")
+        except OSError:
+            ours.close()
+            raise
+        return ours, descriptors[0]
 
     def is_alive(self) -> bool:
         return self._process.poll() is None

@@ -15,15 +15,25 @@ ROUND = 16
 
 
 class Spool:
-    """One stream. `write_end` is what the job's processes get; the shim keeps it open between tasks."""
+    """One stream. `write_end` is what the job's processes get; the shim keeps it open between tasks.
+
+    The file is made with the first byte: most short programs say nothing.
+    """
 
     def __init__(self, path: Path, *, cap_bytes: int, mask: Mask | None = None) -> None:
         self.read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.read_end, False)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._path = path
+        self._file = -1
         self._left = cap_bytes
         self._mask = mask
         self.dropped = False
+
+    def close(self) -> None:
+        """Give everything back; nothing is moved any more."""
+        for descriptor in (self.read_end, self.write_end, self._file):
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def pump(self) -> bool:
         """Move what is in the pipe now; True when there may be more."""
@@ -49,7 +59,7 @@ class Spool:
         self._left -= len(data)
         while data:
             try:
-                data = data[os.write(self._file, data) :]
+                data = data[os.write(self._open(), data) :]
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
                     raise
@@ -57,3 +67,9 @@ class Spool:
                 self._left = 0
                 self.dropped = True
                 return
+
+    def _open(self) -> int:
+        if self._file < 0:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._file = os.open(self._path, flags, 0o600)
+        return self._file

@@ -107,7 +107,7 @@ def _take_over_begun(
 
     def follow() -> None:
         try:
-            jobs.follow(running)
+            jobs.follow_adopted(running)
         finally:
             if slot is not None:
                 admission.leave(slot)

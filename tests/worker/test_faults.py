@@ -96,6 +96,20 @@ def test_killed_shim_is_lost_with_all_its_processes(side: OtherSide, machine: Ma
     assert machine.of_jobs() == []
 
 
+def test_killed_shim_takes_no_other_job_of_its_message_with_it(
+    side: OtherSide, machine: Machine
+) -> None:
+    machine.start()
+    others = [AttemptKey(8, 1), AttemptKey(9, 1)]
+    side.offer({KEY: shell(ESCAPEES), **{key: spec("true") for key in others}})
+    wait_until(lambda: side.started(KEY) and len(machine.of_jobs()) >= 4, 20, dump=machine.dump)
+    os.kill(machine.shim_of(KEY), signal.SIGKILL)
+    wait_until(lambda: all(map(side.ended, [KEY, *others])), 20, dump=machine.dump)
+    ends = [side.ended(key).reason for key in (KEY, *others)]
+    assert ends[0] is EndReason.SHIM_LOST
+    assert set(ends[1:]) <= {EndReason.FINISHED, EndReason.NEVER_STARTED}
+
+
 def test_worker_and_shim_killed_is_lost_after_restart(side: OtherSide, machine: Machine) -> None:
     machine.start()
     run(side, machine, ESCAPEES)

@@ -193,6 +193,33 @@ def test_job_inherits_no_descriptor_of_the_node(side: OtherSide, machine: Machin
     assert len(targets) == 4
 
 
+def test_jobs_of_a_message_share_a_shim_and_nothing_else(side: OtherSide, machine: Machine) -> None:
+    machine.start()
+    keys = [AttemptKey(number, 1) for number in range(7, 10)]
+    script = "echo $PPID; cat mine; echo $PROMINENCE_JOB_ID > mine; sleep 600 &"
+    side.offer({key: shell(script) for key in keys})
+    wait_until(lambda: all(map(side.ended, keys)), 30, dump=machine.dump)
+    shims = {side.log(key) for key in keys}  # whose scratch had no file of another job
+    assert len(shims) == 1
+    assert machine.of_jobs() == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a job another identity")
+def test_bare_process_has_no_privileges_left(side: OtherSide, machine: Machine) -> None:
+    run(side, machine, shell("cat /proc/self/status; id -G; pwd"))
+    lines = [line.split() for line in side.log(KEY).decode().splitlines()]
+    status = {line[0]: line[1:] for line in lines if line[0].endswith(":")}
+    [uid] = set(status["Uid:"])
+    assert int(uid) in {uid for block in machine.blocks for uid in block.uids}
+    assert set(status["Gid:"]) == {uid}
+    assert {
+        name: set(status[name][0]) for name in ("CapPrm:", "CapEff:", "CapInh:", "CapAmb:")
+    } == {name: {"0"} for name in ("CapPrm:", "CapEff:", "CapInh:", "CapAmb:")}
+    assert status["NoNewPrivs:"] == ["1"]
+    assert status["SigBlk:"] == ["0" * 16]
+    assert status.get("Groups:", []) == []
+
+
 def test_rest_of_a_batch_is_given_back_when_one_is_long(side: OtherSide, machine: Machine) -> None:
     machine.start()
     others = [AttemptKey(8, 1), AttemptKey(9, 1)]

@@ -1,14 +1,14 @@
 """A restarted worker and what never began: reported once, and never started by a late shim."""
 
 import os
+import socket
 from pathlib import Path
 from typing import cast
 
-import msgspec
 import pytest
 
 from worker import shim, sweep
-from worker.handover import Maker, Orders
+from worker.handover import Maker, Orders, send_orders
 from worker.jobs import Jobs
 from worker.journal import Journal, State
 from worker.layout import LifeDir
@@ -28,28 +28,32 @@ def life(tmp_path: Path) -> LifeDir:
     return directory
 
 
-def ordered(life: LifeDir, key: AttemptKey) -> Path:
-    """The directory of an attempt whose shim is about to begin."""
-    orders = Orders(
-        key=key, spec=RunSpec(tasks=()), secret_env={}, uid=os.getuid(), gid=os.getgid(),
+def ordered(life: LifeDir, key: AttemptKey) -> Orders:
+    """Of an attempt whose directory is there and whose shim is about to begin."""
+    job_dir = life.job(key)
+    job_dir.path.mkdir()
+    return Orders(
+        key=key, dir=str(job_dir.path), spec=RunSpec(tasks=()), secret_env={}, uid=os.getuid(), gid=os.getgid(),
         puller=os.getuid(), slot=0, lease=str(life.lease), images="", cgroup="0", mirrors={},
         allow_process=True, allow_shared_uid=True, log_cap_bytes=1000,
     )  # fmt: skip
-    job_dir = life.job(key)
-    job_dir.path.mkdir()
-    job_dir.orders.write_bytes(msgspec.json.encode(orders))
-    return job_dir.path
 
 
-def run_shim(path: Path) -> None:
-    """In a child: it changes its process."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            shim.main(path)
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
+def run_shim(orders: Orders) -> bytes:
+    """In a child, as it changes its process; returns all that it says."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        send_orders(ours, orders)
+        ours.shutdown(socket.SHUT_WR)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                shim.main(theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
+        os.waitpid(pid, 0)
+        return ours.recv(100)
 
 
 def test_entries_without_a_shim_are_reported_never_started(life: LifeDir) -> None:
@@ -66,9 +70,15 @@ def test_entries_without_a_shim_are_reported_never_started(life: LifeDir) -> Non
 
 
 def test_shim_that_comes_after_the_worker_excluded_it_does_not_begin(life: LifeDir) -> None:
-    path = ordered(life, CLAIMED)
+    orders = ordered(life, CLAIMED)
     mark = exclude(life.job(CLAIMED))
     assert mark is not None
     assert mark.maker is Maker.WORKER
-    run_shim(path)
-    assert life.job(CLAIMED).orders.exists()  # a shim that begins removes them
+    assert run_shim(orders) == b""
+    assert not life.job(CLAIMED).result.exists()
+
+
+def test_shim_that_finds_its_place_gone_does_not_begin(life: LifeDir) -> None:
+    orders = ordered(life, CLAIMED)
+    life.job(CLAIMED).path.rmdir()
+    assert run_shim(orders) == b""

@@ -9,13 +9,16 @@ import ctypes
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from worker.runtimes.base import HOME, Identity
 
 CLONE_NEWNS = 0x00020000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG, PR_GET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 27, 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
 NOBODY = 65534
 PASSWD = Path("/etc/passwd")
 
@@ -42,6 +45,32 @@ def become(identity: Identity) -> None:
     elif identity.uid != os.getuid():
         raise PermissionError(f"uid {os.getuid()} cannot become uid {identity.uid}")
     _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+@contextmanager
+def borrowed(identity: Identity) -> Iterator[None]:
+    """Act as this identity and come back; what is executed meanwhile has no way back.
+
+    For a single-threaded process of root that forbade itself new privileges, while no process of the identity
+    lives: one could signal this process just now. As anybody else: nothing. Raises PermissionError where a change
+    of uid would not take the privileges away.
+    """
+    if os.getuid() != 0:
+        yield
+        return
+    if _libc.prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) != 0:
+        raise PermissionError("the capabilities of this process survive a change of uid")
+    _check(_libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setresgid(identity.gid, identity.gid, 0)
+    os.setresuid(identity.uid, identity.uid, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+        os.setgroups(groups)
 
 
 def die_with_parent(signal: int) -> None:
