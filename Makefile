@@ -41,6 +41,7 @@ KEEP ?=
 
 bench: $(STAMP)
 	@sh tests/setup/all.sh $(PY)
+	@sh tests/setup/bubblewrap.sh || echo "without bubblewrap"
 	@$(PY) -m tests.bench --only "$(ONLY)" --scale $(N) $(if $(FULL),--full) $(if $(KEEP),--keep)
 
 check: $(STAMP)

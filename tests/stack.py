@@ -82,10 +82,9 @@ class Stack:
         self.redis.start()
         self._make_database()
         self._commands["api"] = self._server("api", "--host", HOST, "--port", str(self.port))
-        self._commands["control"] = self._server("control")
         self._commands["worker"] = self._server("worker")
         self.restart("api")
-        self.restart("control")
+        self.start_control()
         self.restart("worker")
         for _ in range(self.nodes):
             self.add_node()
@@ -102,6 +101,11 @@ class Stack:
             self._end(name)
         self.redis.stop()
         kill_processes_of(self.directory)
+
+    def start_control(self, *words: str) -> None:
+        """Start the control plane; `words` are options of `manage.py control`."""
+        self._commands["control"] = self._server("control", *words)
+        self.restart("control")
 
     def add_node(self, **environment: str) -> str:
         """Start one more node and return its name."""
@@ -236,7 +240,7 @@ class Stack:
         """The output of a management command."""
         done = subprocess.run(
             [sys.executable, "manage.py", *words],
-            env=self._environment(),
+            env=self.environment(),
             cwd=PROJECT,
             capture_output=True,
             text=True,
@@ -244,6 +248,19 @@ class Stack:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def environment(self) -> dict[str, str]:
+        """Of its server processes."""
+        own = {
+            "PROMINENCE_DATA": str(self.data),
+            "PROMINENCE_REDIS_URL": self.redis.url,
+            "PROMINENCE_URL": self.url,
+        }
+        if self.database_url:
+            own["PROMINENCE_DATABASE_URL"] = self.database_url
+        if self.mirror:
+            own["PROMINENCE_REGISTRY_MIRRORS"] = f"docker.io={self.mirror}"
+        return _outer_environment() | QUICK_SETTINGS | own | dict(self.settings)
 
     def dump(self) -> str:
         """The tails of all logs: what a failing test shows."""
@@ -256,19 +273,7 @@ class Stack:
 
     def _server(self, *words: str) -> Command:
         argv = (sys.executable, "manage.py", *words)
-        return Command(argv=argv, env=self._environment(), cwd=PROJECT)
-
-    def _environment(self) -> dict[str, str]:
-        own = {
-            "PROMINENCE_DATA": str(self.data),
-            "PROMINENCE_REDIS_URL": self.redis.url,
-            "PROMINENCE_URL": self.url,
-        }
-        if self.database_url:
-            own["PROMINENCE_DATABASE_URL"] = self.database_url
-        if self.mirror:
-            own["PROMINENCE_REGISTRY_MIRRORS"] = f"docker.io={self.mirror}"
-        return _outer_environment() | QUICK_SETTINGS | own | dict(self.settings)
+        return Command(argv=argv, env=self.environment(), cwd=PROJECT)
 
     def _make_database(self) -> None:
         """An empty, migrated database; migrated once per session, then copied."""
@@ -281,7 +286,7 @@ class Stack:
             return
         run(
             [sys.executable, "manage.py", "migrate", "-v", "0"],
-            env=self._environment(),
+            env=self.environment(),
             cwd=PROJECT,
         )
         if not self.database_url:

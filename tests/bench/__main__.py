@@ -5,6 +5,7 @@ then is kept. Nothing is left running. Figures: `.bench/figures.jsonl`.
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from tests.bench.figures import Recorder, read_figures
 from tests.bench.plan import END_TIMEOUT_S, FULL_FACTOR, TIMEOUTS_S
 from tests.bench.report import keep, table
 from tests.bench.state import KEPT, STATE
+from tests.bench.surroundings import surroundings
 from tests.processes import kill_processes_of
 from tests.stack import PROJECT
 
@@ -33,11 +35,13 @@ def main() -> int:
         sys.stderr.write(f"unknown {', '.join(sorted(unknown))}; known: {', '.join(TIMEOUTS_S)}\n")
         return 2
     figures.unlink(missing_ok=True)
+    around = STATE / "surroundings.json"
+    around.write_text(json.dumps(surroundings(), indent=1, ensure_ascii=False))
     failed = [name for name in names if not _run(name, figures, arguments)]
     found = read_figures(figures)
     sys.stdout.write(table(found, read_figures(KEPT / "figures.jsonl")))
     if arguments.keep:
-        keep(figures)
+        keep(figures, around)
     sys.stdout.write(f"not finished: {', '.join(failed)}\n" if failed else "")
     return 1 if failed else 0
 

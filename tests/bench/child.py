@@ -5,12 +5,30 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import throughput
+from tests.bench import (
+    containers,
+    growth,
+    history,
+    latency,
+    memory,
+    output,
+    post,
+    profile,
+    throughput,
+)
 from tests.bench.figures import Recorder
 from tests.bench.options import Options
 
 BENCHMARKS: dict[str, Callable[[Options], None]] = {
     "throughput": throughput.run,
+    "latency": latency.run,
+    "post": post.run,
+    "history": history.run,
+    "output": output.run,
+    "containers": containers.run,
+    "memory": memory.run,
+    "growth": growth.run,
+    "profile": profile.run,
 }
 
 

@@ -1,11 +1,14 @@
 """The system under test as production runs it, and the ways in which benchmarks load and watch it.
 
-PostgreSQL with fsync, Redis with its append-only file (everysec), one API process, one control plane, and a node with
+PostgreSQL with fsync, Redis with its append-only file (everysec), one API process, one control plane with its Celery worker, and a node with
 two slots. Lease, heartbeat and republication are the defaults.
 """
 
 import itertools
+import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +23,7 @@ import psycopg2
 from prominence.bus import WAKE, Queued
 from tests.bench import meter
 from tests.servers import PostgresServer
-from tests.stack import Stack
+from tests.stack import PROJECT, Stack
 from tests.wait import wait_until
 
 SLOTS = 2
@@ -183,6 +186,26 @@ class Rig:
                 raise TimeoutError(f"jobs are left after {timeout_s} s\n{self.stack.dump()}")
             pause.wait(0.03)
 
+    def run_control(self, only: str) -> None:
+        """Run the control plane anew with some of its parts; "" means all."""
+        self.stack.kill("control", signal.SIGTERM)
+        self.stack.start_control(*(["--only", only] if only else []))
+
+    def ask_inside(self, *words: str) -> Any:
+        """The answer of `tests.bench.inside`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench.inside", *words],
+            env=self.stack.environment() | {"DJANGO_SETTINGS_MODULE": "prominence.settings"},
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr[-3000:])
+        return json.loads(done.stdout)
+
     # ---- watch
 
     def pids(self) -> dict[str, list[int]]:
@@ -193,6 +216,7 @@ class Rig:
         parts = {
             "api": tree_of(self.stack.pid("api"), table),
             "control": tree_of(self.stack.pid("control"), table),
+            "control worker": tree_of(self.stack.pid("worker"), table),
             "postgres": tree_of(self.postgres.process.pid, table),
             "redis": [self.stack.redis.process.pid],
         }
