@@ -1,7 +1,7 @@
 """The system under test as production runs it, and the ways in which benchmarks load and watch it.
 
-PostgreSQL with fsync, Redis with its append-only file (everysec), one API process, one control plane with its Celery worker, and a node with
-two slots. Lease, heartbeat and republication are the defaults.
+PostgreSQL with fsync, Redis with its append-only file (everysec), one API process, the control plane with its Celery
+worker, and a node with two slots. Lease, heartbeat and republication are the defaults.
 """
 
 import itertools

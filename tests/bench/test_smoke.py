@@ -1,5 +1,6 @@
 """A benchmark from beginning to end, so that the instrument does not rot: `make bench` does the real work."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,13 @@ def test_a_small_benchmark_leaves_its_figures(room: Path) -> None:
     figures = room / "figures.jsonl"
     argv = [sys.executable, "-m", "tests.bench.child", "memory", str(room / "bench")]
     (room / "bench").mkdir(mode=0o755)
-    subprocess.run([*argv, str(figures), "0.001", "0"], cwd=PROJECT, check=True, timeout=100)
+    subprocess.run(
+        [*argv, str(figures), "0.001", "0"],
+        cwd=PROJECT,
+        env=os.environ | {"PROMINENCE_TEST_BACKEND": PRODUCTION},
+        check=True,
+        timeout=100,
+    )
     found = {figure.name: figure for figure in read_figures(figures)}
     assert found["PSS idle: node"].value
     assert len(found["PSS after jobs: api and control"].series) > 1
