@@ -34,6 +34,7 @@ def columns_of(owner_id: int, document: JobDocument) -> dict[str, Any]:
         "priority": document.policies.priority,
         "exit_code_is_well": document.policies.report_job_success_on_task_failure,
         "kept": document.policies.leave_in_queue,
+        "notifications": len(document.notifications),
         "queue_minutes": document.policies.maximum_time_in_queue,
     }
 
@@ -82,6 +83,7 @@ def copy_columns(job: Job) -> dict[str, Any]:
     copied = ("labels", "shape", "kind", "image", "command", "maximum_retries", "priority")
     return {name: getattr(job, name) for name in (*copied, "exit_code_is_well")} | {
         "kept": policies.get("leaveInQueue", False),
+        "notifications": len(job.spec.get("notifications", ())),
         "queue_minutes": policies.get("maximumTimeInQueue", 0),
     }
 

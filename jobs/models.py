@@ -106,6 +106,7 @@ class Job(models.Model):
     exit_code_is_well = models.BooleanField(default=False)
     queue_deadline = models.DateTimeField(null=True, blank=True)
     kept = models.BooleanField(default=False)
+    notifications = models.PositiveSmallIntegerField(default=0)
     delete_requested_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True, blank=True)

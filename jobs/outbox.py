@@ -17,6 +17,7 @@ OFFER = "offer"  # key: job.attempt.rank      effect: the node claimed it, or th
 STOP = "stop"  # key: job.attempt.rank       effect: the attempt ended
 CHUNK_STARTED = "chunkStarted"  # key: chunk   effect: its workflow is seen running
 CHUNK_ENDED = "chunkEnded"  # key: chunk     effect: it is counted in its stage
+NOTIFY = "notify"  # key: job.number  effect: the message was taken; handled by jobs.notifier alone
 
 Handler = Callable[[Sequence[Outbox]], None]
 _handlers: dict[str, Handler] = {}
@@ -55,8 +56,9 @@ def settle(topic: str, keys: Iterable[str]) -> None:
 
 
 def due(limit: int) -> list[Outbox]:
-    """Rows whose time has come, oldest first."""
-    return list(Outbox.objects.filter(due_at__lte=Now()).order_by("due_at")[:limit])
+    """Rows whose time has come, oldest first; messages to users are not waited for here."""
+    due = Outbox.objects.filter(due_at__lte=Now()).exclude(topic=NOTIFY)
+    return list(due.order_by("due_at")[:limit])
 
 
 def postpone(rows: Sequence[Outbox], *, seconds: float) -> None:
@@ -74,7 +76,8 @@ def postpone(rows: Sequence[Outbox], *, seconds: float) -> None:
 def all_due_now() -> None:
     """After a loss of Redis: whatever was published is to be published again."""
     with transaction.atomic():
-        locked = Outbox.objects.select_for_update().order_by("pk").values_list("pk", flat=True)
+        published = Outbox.objects.exclude(topic=NOTIFY)
+        locked = published.select_for_update().order_by("pk").values_list("pk", flat=True)
         for _ in locked.iterator(chunk_size=2000):
             pass
-        Outbox.objects.update(due_at=Now())
+        published.update(due_at=Now())

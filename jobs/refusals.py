@@ -27,10 +27,17 @@ class Section:
 
 JOB = Section(
     refusal='invalid item "{}" in job description',
-    known=frozenset({"name", "resources", "labels", "tasks", "inputs", "policies", "placement"}),
+    known=frozenset(
+        {"name", "resources", "labels", "tasks", "inputs", "policies", "placement", "notifications"}
+    ),
     later=frozenset(
         {
-            *("artifacts", "storage", "outputFiles", "outputDirs", "notifications"),
+            *(
+                "artifacts",
+                "storage",
+                "outputFiles",
+                "outputDirs",
+            ),
             *("jobs", "factory", "factories", "dependencies"),
         }
     ),
@@ -49,6 +56,10 @@ TASK = Section(
 )
 INPUT = Section(
     refusal="invalid item {} in input", known=frozenset({"filename", "content", "executable"})
+)
+NOTIFICATION = Section(
+    refusal='invalid item "{}" in notifications',
+    known=frozenset({"event", "type", "url", "secret"}),
 )
 POLICIES = Section(
     refusal='invalid item "{}" in policies',
@@ -76,6 +87,7 @@ _MISSING = {
     "image": "each task must specify a container image",
     "filename": "each input must specify a filename",
     "content": "each input must specify its content",
+    "event": "each notification must specify an event",
 }
 # What is allowed, for the errors that pydantic finds by itself: wrong types and numbers out of range.
 _ALLOWED = {
@@ -113,6 +125,8 @@ _ALLOWED = {
     "maximumIdleTimePerResource": "a whole number of minutes from 0 to 525600",
     "preemptible": "true or false",
     "placement": "a JSON object",
+    "notifications": "a list of JSON objects",
+    "event": '"jobFinished"',
     "requirements": "a JSON object",
     "preferences": "a JSON object",
     "sites": "a list of texts",
@@ -124,6 +138,7 @@ _ITEM_ALLOWED = {
     "args": "each of args must be a text",
     "tasks": "each task must be a JSON object",
     "inputs": "each input must be a JSON object",
+    "notifications": "each notification must be a JSON object",
     "sites": "the name of a site must be a text",
     "regions": "the name of a region must be a text",
 }
@@ -146,7 +161,7 @@ def screen(document: object) -> tuple[dict[str, Any], list[Problem]]:
         if key in job:
             job[key] = _screen_object(section, job[key], (key,), problems)
     _screen_placements(job, problems)
-    for key, section in (("tasks", TASK), ("inputs", INPUT)):
+    for key, section in (("tasks", TASK), ("inputs", INPUT), ("notifications", NOTIFICATION)):
         if isinstance(job.get(key), list):
             job[key] = [
                 _screen_object(section, item, (key, index), problems)
@@ -244,6 +259,8 @@ def _translated(item: dict[str, Any]) -> Problem:
     kind = item["type"]
     if kind == "missing":
         key = str(path[-1])
+        if path[0] == "notifications" and key == "type":
+            return _problem(path, "missing", "each notification must specify a type")
         return _problem(path, "missing", _MISSING.get(key, f'"{key}" is required'))
     if kind == "extra_forbidden":
         return _problem(path, "unknown", f'invalid item "{str(path[-1])[:SHOWN_CHARACTERS]}"')
@@ -258,6 +275,8 @@ def _rule(path: tuple[str | int, ...]) -> str:
             return _ITEM_ALLOWED[container]
     if isinstance(path[-1], int):
         return _ITEM_ALLOWED[str(path[-2])]
+    if path[0] == "notifications" and path[-1] == "type":
+        return '"type" must be "email" or "webhook"'
     return f'"{path[-1]}" must be {_ALLOWED[path[-1]]}'
 
 

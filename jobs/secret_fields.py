@@ -148,15 +148,12 @@ def shown_task(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def resealed(stored: Mapping[str, Any]) -> dict[str, Any] | None:
     """A stored form with its secrets sealed by the first key; None when it has none. Raises SealBroken."""
-    if not any(True for task in stored["tasks"] for _ in _seals(task)):
-        return None
-    tasks = []
-    for task in stored["tasks"]:
-        changed = json.loads(json.dumps(task))
-        for holder, key in _seals(changed):
-            holder[key] = reseal(holder[key])
-        tasks.append(changed)
-    return {**stored, "tasks": tasks}
+    changed: dict[str, Any] = json.loads(json.dumps(stored))
+    holders = [place for task in changed["tasks"] for place in _seals(task)]
+    holders += [(item, "secret") for item in changed.get("notifications", ()) if "secret" in item]
+    for holder, key in holders:
+        holder[key] = reseal(holder[key])
+    return changed if holders else None
 
 
 def _opened(task: Mapping[str, Any]) -> TaskSecrets:

@@ -13,6 +13,7 @@ from typing import Any
 from django.db.models import F, Q
 
 from jobs.models import InputFile, Job, JobQuerySet, Placement
+from jobs.notifications import shown_notifications
 from jobs.secret_fields import shown_task
 from jobs.states import JobStatus, Reason
 
@@ -99,6 +100,8 @@ def _full(job: Job, placement: Placement | None, contents: Mapping[str, bytes]) 
         entry["policies"] = spec["policies"]
     if spec.get("inputs"):
         entry["inputs"] = [_input(file, contents) for file in spec["inputs"]]
+    if spec.get("notifications"):
+        entry["notifications"] = shown_notifications(spec)
     if placement is not None:
         entry["execution"] = _execution(job, placement)
     return entry

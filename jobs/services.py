@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 
@@ -21,16 +22,22 @@ from jobs.births import (
     touch_inputs,
 )
 from jobs.models import Event, Job
+from jobs.notifications import EMAIL, address_of
 from jobs.queries import find_job, own_ids
 from jobs.spec import JobDocument, stored_form
 from jobs.states import JobStatus, Reason
 from jobs.transition import delete_jobs as end_jobs
 from prominence.bus import announce_queued
-from prominence.errors import BadRequest, UnknownJob
+from prominence.errors import BadRequest, InvalidDocument, Problem, UnknownJob
 
 
 def submit_job(*, owner: User, document: JobDocument) -> Job:
-    """Queue a job: row, labels, input files and first event in one transaction; then wake the scheduler."""
+    """Queue a job: row, labels, input files and first event in one transaction; then wake the scheduler.
+
+    Raises:
+        InvalidDocument: it asks for e-mail that cannot be sent.
+    """
+    _check_notifications(owner, document)
     with transaction.atomic():
         store_inputs(owner.pk, document)
         return _create(owner, document.name, stored_form(document), columns_of(owner.pk, document))
@@ -84,6 +91,21 @@ def delete_jobs(*, owner: User, job_ids: Iterable[int], actor: str) -> None:
     if own_ids(owner.pk, wanted) != wanted:
         raise UnknownJob("No such job(s)")
     end_jobs(wanted, actor=actor)
+
+
+def _check_notifications(owner: User, document: JobDocument) -> None:
+    """Refuse e-mail that could never be sent (U20)."""
+    problems: list[Problem] = []
+    for index, item in enumerate(document.notifications):
+        place = f"/notifications/{index}/type"
+        if item.type == EMAIL and not settings.EMAIL_HOST:
+            text = '"type": "email" is not available: this server sends no e-mail'
+            problems.append({"pointer": place, "code": "notAvailable", "message": text})
+        elif item.type == EMAIL and not address_of(owner.email, owner.username):
+            text = "there is no e-mail address for this user"
+            problems.append({"pointer": place, "code": "address", "message": text})
+    if problems:
+        raise InvalidDocument(problems)
 
 
 def _create(owner: User, name: str, spec: Mapping[str, Any], columns: Mapping[str, Any]) -> Job:

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
 
 from jobs import fields, secret_fields
+from jobs.notifications import Notifications, stored_notifications
 from jobs.policies import PlacementPolicy, Policies, policy_key
 from jobs.refusals import problems_of, screen
 from jobs.shapes import Shape
@@ -90,6 +91,7 @@ class JobDocument(_Model):
     labels: fields.Labels = Field(default_factory=dict)
     tasks: Annotated[tuple[Task, ...], BeforeValidator(fields.few_tasks)]
     inputs: Annotated[tuple[Input, ...], BeforeValidator(fields.few_inputs)] = ()
+    notifications: Notifications = ()
     policies: Policies = Policies()
     top_placement: PlacementPolicy | None = Field(default=None, alias="placement")  # C47
 
@@ -140,7 +142,7 @@ def stored_form(document: JobDocument) -> dict[str, Any]:
         **document.model_dump(
             by_alias=True,
             exclude_unset=True,
-            exclude={"inputs", "resources", "tasks", "policies", "top_placement"},
+            exclude={"inputs", "resources", "tasks", "policies", "top_placement", "notifications"},
         ),
         "resources": {
             "nodes": resources.nodes,
@@ -154,6 +156,8 @@ def stored_form(document: JobDocument) -> dict[str, Any]:
         stored["resources"]["walltime"] = _plain(resources.walltime_min)
     if policies := _stored_policies(document):
         stored["policies"] = policies
+    if document.notifications:
+        stored["notifications"] = stored_notifications(document.notifications)
     if document.inputs:
         stored["inputs"] = [_stored_input(file) for file in document.inputs]
     return stored

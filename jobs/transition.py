@@ -177,6 +177,7 @@ class _Ledger:
     _changed_attempts: set[int] = field(init=False, default_factory=set)
     _ended: dict[int, EndReport] = field(init=False, default_factory=dict)
     _claimed: set[int] = field(init=False, default_factory=set)
+    _notices: dict[str, dict[str, object]] = field(init=False, default_factory=dict)
     _requeued: list[Queued] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -268,6 +269,7 @@ class _Ledger:
         """The one terminal change of a job."""
         if not self._move(job, status, reason, detail):
             return
+        self._notices |= {f"{job.pk}.{index}": {} for index in range(job.notifications)}
         job.outcome = outcome or ""
         job.queued = False
         job.ended_at = at or self.now
@@ -338,6 +340,8 @@ class _Ledger:
             )
         Event.objects.bulk_create(self._events)
         chunks.count(self._events)
+        if self._notices:
+            outbox.put(outbox.NOTIFY, self._notices)
         hooks.placements_ended(placements)
         transaction.on_commit(partial(announce_changes, sorted(self._changed_jobs)))
         if self._requeued or placements:

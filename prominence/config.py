@@ -45,6 +45,9 @@ class Config:
     log_window_bytes: int
     log_cap_bytes: int
     allow_process_runtime: bool
+    email_url: str
+    email_from: str
+    webhook_private_addresses: bool
 
     @property
     def embedded_database(self) -> bool:
@@ -92,6 +95,9 @@ def load_config(env: Mapping[str, str] | None = None) -> Config:
         log_window_bytes=int(reader.number("LOG_WINDOW_BYTES", 4 << 20, low=1 << 16)),
         log_cap_bytes=int(reader.number("LOG_CAP_BYTES", 1 << 30, low=1 << 16)),
         allow_process_runtime=reader.flag("ALLOW_PROCESS_RUNTIME"),
+        email_url=reader.text("EMAIL_URL"),
+        email_from=reader.text("EMAIL_FROM", "prominence@localhost"),
+        webhook_private_addresses=reader.flag("WEBHOOK_PRIVATE_ADDRESSES"),
     )
 
 

@@ -43,6 +43,22 @@ def _database(config: Config) -> dict[str, Any]:
     }
 
 
+def _email(address: str) -> dict[str, Any]:
+    """Django's settings for `smtp://user:pw@host:port?tls=1` (or `smtps://`); none: nothing can be sent."""
+    url = urlsplit(address)
+    options = dict(parse_qsl(url.query))
+    return {
+        "EMAIL_HOST": url.hostname or "",
+        "EMAIL_PORT": url.port or (465 if url.scheme == "smtps" else 25),
+        "EMAIL_HOST_USER": unquote(url.username or ""),
+        "EMAIL_HOST_PASSWORD": unquote(url.password or ""),
+        "EMAIL_USE_SSL": url.scheme == "smtps",
+        "EMAIL_USE_TLS": options.get("tls") == "1",
+        "EMAIL_TIMEOUT": 10,
+        "DEFAULT_FROM_EMAIL": CONFIG.email_from,
+    }
+
+
 def _menu_item(title: str, icon: str, page: str, permission: str) -> dict[str, Any]:
     """An entry of the admin's menu, for those who have `permission`; an empty one is everybody's."""
     return {
@@ -105,6 +121,7 @@ TEMPLATES = [
         },
     }
 ]
+globals().update(_email(CONFIG.email_url))
 STATIC_URL = "/static/"
 STATIC_ROOT = CONFIG.data / "static"
 WHITENOISE_USE_FINDERS = True

@@ -114,6 +114,17 @@ def test_placement_is_kept_once_wherever_it_was_given(
     assert api.get(f"/jobs/{jobs[0].pk}").json()[0]["policies"] == {"placement": placement}
 
 
+@pytest.mark.contract("U20")
+def test_secret_of_a_webhook_is_never_shown(api: Api, make_job: MakeJob) -> None:
+    hook = {"event": "jobFinished", "type": "webhook", "url": "https://example.org/x"}
+    job = make_job(PI | {"notifications": [hook | {"secret": "0123456789abcdef"}]})
+
+    answer = api.get(f"/jobs/{job.pk}")
+
+    assert answer.json()[0]["notifications"] == [hook | {"secret": "***"}]
+    assert job.spec["notifications"][0]["secret"] not in answer.content.decode()
+
+
 @pytest.mark.parametrize(
     ("reason", "text"),
     [

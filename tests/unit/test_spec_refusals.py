@@ -10,6 +10,7 @@ from prominence.errors import InvalidDocument, Problem
 
 TASK = {"image": "busybox"}
 JOB = {"tasks": [TASK]}
+MAIL = {"event": "jobFinished", "type": "email"}
 HUGE = 10**29
 PLACEMENT = "/policies/placement"
 BIG_FILE = base64.b64encode(b"x" * 1_000_001).decode()
@@ -29,6 +30,14 @@ def policy(**changes: Any) -> dict[str, Any]:
 
 def placement(**changes: Any) -> dict[str, Any]:
     return policy(placement=changes)
+
+
+def notice(**changes: Any) -> dict[str, Any]:
+    return job(notifications=[MAIL | changes])
+
+
+def hook(**changes: Any) -> dict[str, Any]:
+    return notice(type="webhook", **{"url": "https://example.org/", "secret": "s" * 16} | changes)
 
 
 def file(**changes: Any) -> dict[str, Any]:
@@ -302,7 +311,23 @@ BAD = [
     (job(storage={"type": "webdav"}), "/storage", "notAvailable", "not available yet"),
     (job(outputFiles=["a"]), "/outputFiles", "notAvailable", "not available yet"),
     (job(outputDirs=["a"]), "/outputDirs", "notAvailable", "not available yet"),
-    (job(notifications=[{}]), "/notifications", "notAvailable", "not available yet"),
+    (job(notifications={}), "/notifications", "type", "a list of JSON objects"),
+    (job(notifications=["x"]), "/notifications/0", "type", "each notification"),
+    (job(notifications=[MAIL] * 11), "/notifications", "tooMany", "at most 10"),
+    (notice(event="started"), "/notifications/0/event", "type", '"jobFinished"'),
+    (notice(event="workflowFinished"), "/notifications/0/event", "type", '"jobFinished"'),
+    (notice(type="sms"), "/notifications/0/type", "type", "email"),
+    (notice(to="x"), "/notifications/0/to", "unknown", 'invalid item "to" in notifications'),
+    (notice(url="http://example.org/"), "/notifications/0", "notification", "neither"),
+    (notice(type="webhook"), "/notifications/0", "notification", '"url" and "secret"'),
+    (hook(url="ftp://example.org/"), "/notifications/0/url", "url", "http(s)://"),
+    (hook(url="http:///x"), "/notifications/0/url", "url", "http(s)://"),
+    (hook(url="http://a:99999/"), "/notifications/0/url", "url", "http(s)://"),
+    (hook(url="http://u:p@example.org/"), "/notifications/0/url", "url", "user name"),
+    (hook(url="http://example.org/a\nb"), "/notifications/0/url", "url", "ASCII"),
+    (hook(url=5), "/notifications/0/url", "url", "http(s)://"),
+    (hook(secret="short"), "/notifications/0/secret", "secret", "16 to 256"),
+    (hook(secret="x" * 257), "/notifications/0/secret", "secret", "16 to 256"),
     (job(jobs=[JOB]), "/jobs", "notAvailable", "not available yet"),
     (job(x=None), "/x", "unknown", 'invalid item "x" in job description'),
     (job(**{"a/b": 1}), "/a~1b", "unknown", 'invalid item "a/b" in job description'),

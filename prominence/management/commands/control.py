@@ -14,15 +14,16 @@ from clouds.loops import Loop, Step
 from clouds.outbox_loop import OutboxLoop
 from clouds.reconciler import Reconciler
 from clouds.scheduler import Scheduler
+from jobs.notifier import Notifier
 from workflows.loop import Workflows
 
 PARTS: dict[str, type[Step]] = {
-    part.name: part for part in (Scheduler, Ingest, OutboxLoop, Reconciler, Workflows)
+    part.name: part for part in (Scheduler, Ingest, OutboxLoop, Reconciler, Workflows, Notifier)
 }
 
 
 class Command(BaseCommand):
-    help = "Run the control plane: scheduler, ingest, outbox, reconciler, workflows."
+    help = "Run the control plane: scheduler, ingest, outbox, reconciler, workflows, notifier."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
