@@ -14,6 +14,7 @@ from typing import Any
 from django.utils.safestring import SafeString
 
 from jobs.models import Attempt, Event, Job, Stream
+from jobs.notifications import shown_notifications
 from jobs.output import NoOutput, log_state, read_output
 from jobs.secret_fields import shown_task
 from jobs.states import REASONS, AttemptStatus, Fault, JobStatus, Outcome, Reason
@@ -136,7 +137,8 @@ def elapsed(started: datetime | None, ended: datetime | None, now: datetime) -> 
 def public_document(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The stored form with values of secret-looking variables masked; it never holds contents of input files."""
     tasks = [_public_task(task) for task in spec.get("tasks", ())]
-    return {**spec, "tasks": tasks}
+    shown = {**spec, "tasks": tasks}
+    return shown | ({"notifications": shown_notifications(spec)} if "notifications" in spec else {})
 
 
 def _public_task(stored: Mapping[str, Any]) -> dict[str, Any]:
