@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.stack import Stack
+from tests.wait import wait_until
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -304,3 +305,81 @@ def test_commands_of_several_lines_run_c51(
 
     assert stack.wait_job(job, owner)["status"] == "completed"
     assert prominence("stdout", str(job)) == expected
+
+
+FACTORY_DAG = {
+    "name": "factory-dag-workflow",
+    "jobs": [
+        {
+            "resources": {"nodes": 1, "cpus": 1, "memory": 1, "disk": 10},
+            "tasks": [{"image": "busybox", "runtime": "singularity", "cmd": cmd}],
+            "name": name,
+        }
+        for name, cmd in (
+            ("process", "echo $id"),
+            ("merge", "sh -c 'echo merged >&2; exit ${PROMINENCE_WORKFLOW_ID:+3}'"),
+        )
+    ],
+    "factories": [
+        {
+            "name": "processing",
+            "type": "parameterSweep",
+            "jobs": ["process"],
+            "parameters": [{"name": "id", "start": 1, "end": 3, "step": 1}],
+        }
+    ],
+    "dependencies": {"process": ["merge"]},
+}
+
+
+def test_a_workflow_is_run_listed_described_and_deleted(
+    prominence: Run, owner: str, stack: Stack, tmp_path: Path
+) -> None:
+    """S56-S58, C32, C33, C36-C38."""
+    (tmp_path / "w.json").write_text(json.dumps(FACTORY_DAG))
+    first = workflow_id(prominence("run", "w.json"))
+    wait_workflow(stack, first, owner)
+
+    assert re.search(rf"^{first} .* failed ", prominence("list", "workflows", "--completed"), re.M)
+    described = json.loads(prominence("describe", "workflow", str(first)))
+    assert (described["id"], described["status"]) == (first, "failed")
+    assert len(ids(prominence("list", "jobs", str(first)))) == 4
+    assert prominence("stdout", str(first), "process/2") == "3\n\n"
+    assert prominence("stderr", str(first), "merge") == "merged\n\n"
+
+    second = workflow_id(prominence("run", "w.json"))
+    assert prominence("delete", "workflow", str(second)) == "Success\n"
+    assert wait_workflow(stack, second, owner) == "deleted"
+
+
+@newer
+def test_a_workflow_is_rerun_and_cloned_s64(
+    prominence: Run, owner: str, stack: Stack, tmp_path: Path
+) -> None:
+    (tmp_path / "w.json").write_text(json.dumps(FACTORY_DAG))
+    first = workflow_id(prominence("run", "w.json"))
+    wait_workflow(stack, first, owner)
+
+    again = workflow_id(prominence("rerun", str(first)))
+    cloned = workflow_id(prominence("clone", "workflow", str(first)))
+
+    assert {wait_workflow(stack, workflow, owner) for workflow in (again, cloned)} == {"failed"}
+    assert len(ids(prominence("list", "jobs", str(again)))) == 1
+    assert len(ids(prominence("list", "jobs", str(cloned)))) == 4
+
+
+def workflow_id(text: str) -> int:
+    match = re.search(r"orkflow .*id (\d+)", text)
+    assert match, text
+    return int(match[1])
+
+
+def wait_workflow(stack: Stack, workflow: int, owner: str) -> str:
+    """Its status, once it has ended."""
+
+    def ended() -> str | None:
+        with stack.client(owner) as client:
+            (found,) = client.get(f"/workflows/{workflow}").json()
+        return None if found["status"] in {"pending", "running"} else str(found["status"])
+
+    return wait_until(ended, 90, dump=stack.dump)
