@@ -1,7 +1,6 @@
 """Workflows against a node's words: every loop and every Celery task stepped by hand."""
 
 import json
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -108,6 +107,10 @@ class Flow:
         self.scheduler.wait(0.001)
         self.scheduler.step()
         self.run_jobs()
+        self.hear()
+
+    def hear(self) -> None:
+        """What the node said is applied."""
         self.ingest._listed = 0.0
         self.ingest.wait(0.005)
         self.ingest.step()
@@ -159,8 +162,3 @@ class Flow:
         """done, failed, queued, waiting, total"""
         found = progress_of([workflow])[workflow.pk]
         return found.done, found.failed, found.queued, found.waiting, found.total
-
-
-def shuffled(items: list[Any], seed: int) -> list[Any]:
-    random.Random(seed).shuffle(items)
-    return items
