@@ -183,3 +183,70 @@ def test_a_failed_workflow_is_rerun_and_a_running_one_deleted(workflows: Workflo
     workflows.call("DELETE", f"/workflows/{long}")
     assert workflows.wait(long)["status"] == "deleted"
     assert re.fullmatch("deleted", workflows.jobs(long)[0]["status"])
+
+
+def test_a_dag_of_300_jobs_survives_kills_and_flushes(make_stack: Any) -> None:
+    """Fan-outs and fan-ins, while control plane and Celery worker are killed and Redis is emptied three times."""
+    with make_stack(settings={"PROMINENCE_ALLOW_PROCESS_RUNTIME": "1"}) as stack:
+        workflows = Workflows(stack)
+        workflow = workflows.submit(layers(width=21, depth=10, array=8))
+        for part in ("worker", "control", "worker"):
+            wait_for_progress(workflows, workflow)
+            stack.kill(part)
+            stack.flush_redis()
+            stack.restart(part)
+        found = workflows.wait(workflow)
+
+        assert found["status"] == "completed"
+        assert found["progress"]["done"] == found["progress"]["total"] >= 300
+        started = stack.query(
+            f"SELECT s.name, MIN(j.started_at), MAX(j.ended_at), COUNT(*) FROM jobs_job j"
+            f" JOIN workflows_stage s ON s.id = j.stage WHERE j.workflow = {workflow} GROUP BY s.name"
+        )
+        times = {name: (first, last) for name, first, last, _ in started}
+        for parent, children in layers(width=21, depth=10, array=8)["dependencies"].items():
+            for child in children:
+                assert times[child][0] >= times[parent][1], f"{child} before {parent} ended"
+
+
+def wait_for_progress(workflows: Workflows, workflow: int) -> None:
+    """Until more jobs have ended than now."""
+    before = workflows.describe(workflow)["progress"]["done"]
+    wait_until(
+        lambda: workflows.describe(workflow)["progress"]["done"] > before + 20,
+        120,
+        dump=workflows.stack.dump,
+    )
+
+
+def layers(*, width: int, depth: int, array: int) -> dict[str, Any]:
+    """Alternating layers of `width` single jobs and one job of `array` instances: every second layer is a fan-in."""
+    jobs: list[dict[str, Any]] = []
+    factories: list[dict[str, Any]] = []
+    dependencies: dict[str, list[str]] = {}
+    above: list[str] = []
+    for level in range(depth):
+        names = [f"l{level}-{n}" for n in range(width)]
+        centre = f"c{level}"
+        jobs += [quick(name) for name in (*names, centre)]
+        factories.append({"type": "repeat", "jobs": [centre], "number": array})
+        factories += [{"type": "repeat", "jobs": [names[0]], "number": 2}]
+        for parent in above:
+            dependencies[parent] = names
+        for name in names:
+            dependencies[name] = [centre]
+        above = [centre]
+    return {
+        "name": "layers",
+        "jobs": jobs,
+        "factories": factories,
+        "dependencies": dependencies,
+    }
+
+
+def quick(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "resources": {"memory": 0.1, "disk": 1},
+        "tasks": [{"image": "none", "runtime": "process", "cmd": "true"}],
+    }
