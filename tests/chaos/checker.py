@@ -7,6 +7,7 @@ path      a change of state that is not allowed, or not exactly one terminal eve
 late      a job did something after its end was shown
 log       a log that is not what the job printed and is not marked as cut
 capacity  counters that differ from a recount
+fault     one that was to happen and did not
 leftover  outbox rows, live placements, open journal entries, processes; a system that says it is not well
 """
 
@@ -89,6 +90,7 @@ def check(schedule: Schedule) -> Card:
         log = _Logs(schedule, client)
         logs = [violation for job in jobs.values() for violation in log.judge(job)]
     violations = [
+        *(Violation("fault", None, f"could not be had: {name}") for name in schedule.missing),
         *_lost(schedule, jobs),
         *_doubled(schedule, jobs),
         *(violation for job in jobs.values() for violation in _judge(schedule, job)),

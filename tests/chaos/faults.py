@@ -9,6 +9,16 @@ import time
 from collections.abc import Callable
 
 from tests.chaos import machine
+from tests.chaos.database_faults import (
+    empty_redis,
+    flush,
+    postgres_away,
+    redis_away,
+    restart_postgres,
+    restart_redis,
+    stop_postgres,
+    stop_redis,
+)
 from tests.chaos.message_faults import (
     double_messages,
     double_outbox,
@@ -16,6 +26,7 @@ from tests.chaos.message_faults import (
     lose_offers,
     spoil_events,
 )
+from tests.chaos.network_faults import block, pull, spoil
 from tests.chaos.proxy import Mode
 from tests.chaos.scene import Effect, Fault, Scene, one_process, workers
 from tests.chaos.system import LEASE_S, Node
@@ -33,7 +44,7 @@ def kill_server(name: str) -> Fault:
 
 def stop_server(name: str) -> Fault:
     def fault(scene: Scene) -> Effect | None:
-        lasts_s = scene.random.uniform(0.5, 1.5 * LEASE_S)
+        lasts_s = scene.lasting_s(1.0, scene.random.uniform(0.5, 1.5 * LEASE_S))
         pid = scene.system.keeper.pid(name)
         if pid is None:
             return None
@@ -81,7 +92,7 @@ def stop_one(finder: Finder, longest_s: float) -> Fault:
         if found is None:
             return None
         node, pid = found
-        lasts_s = scene.random.uniform(0.5, longest_s)
+        lasts_s = scene.lasting_s(1.0, scene.random.uniform(0.5, longest_s))
         machine.send(pid, STOP)
         what = f"{node.name} process {pid} for {lasts_s:.1f} s"
         return Effect(what, lasts_s, lambda: machine.send(pid, CONT))
@@ -89,62 +100,19 @@ def stop_one(finder: Finder, longest_s: float) -> Fault:
     return fault
 
 
-# ---- Redis and PostgreSQL
-
-
-def flush(scene: Scene) -> Effect | None:
-    scene.system.redis.flush()
-    return Effect("everything, users too")
-
-
-def restart_redis(scene: Scene) -> Effect | None:
-    if scene.system.redis.process is None:
-        return None
-    number = scene.random.choice([signal.SIGTERM, KILL])
-    scene.system.restart_redis(number=number, forget=False)
-    return Effect(f"{number.name}, with its data")
-
-
-def empty_redis(scene: Scene) -> Effect | None:
-    if scene.system.redis.process is None:
-        return None
-    scene.system.restart_redis(number=KILL, forget=True)
-    return Effect("without its data")
-
-
-def redis_away(scene: Scene) -> Effect | None:
-    if scene.system.redis.process is None:
-        return None
-    forget = scene.random.random() < 0.5
-    lasts_s = scene.random.choice([3.0, 8.0, 2.5 * LEASE_S])
-    scene.system.stop_redis(KILL, forget=forget)
-    return Effect(f"for {lasts_s} s, forget={forget}", lasts_s, scene.system.redis.start)
-
-
-def restart_postgres(scene: Scene) -> Effect | None:
-    postgres = scene.system.world.postgres
-    if postgres.process is None:
-        return None
-    postgres.stop()
-    postgres.serve()
-    return Effect("as after a crash")
-
-
-def postgres_away(scene: Scene) -> Effect | None:
-    postgres = scene.system.world.postgres
-    if postgres.process is None:
-        return None
-    lasts_s = scene.random.choice([2.0, 6.0, 2.0 * LEASE_S])
-    postgres.stop()
-    return Effect(f"for {lasts_s} s", lasts_s, postgres.serve)
-
-
 # ---- machines and their network
 
 
-def freeze(scene: Scene) -> Effect | None:
-    """The whole machine stands still, past its lease or not, and goes on as if nothing had happened."""
-    lasts_s = scene.random.choice([2.0, 1.2 * LEASE_S, 2.6 * LEASE_S])
+def freeze(*choices_s: float) -> Fault:
+    """The whole machine stands still and goes on as if nothing had happened."""
+
+    def fault(scene: Scene) -> Effect | None:
+        return _freeze(scene, scene.lasting_s(*choices_s))
+
+    return fault
+
+
+def _freeze(scene: Scene, lasts_s: float) -> Effect | None:
     node = scene.node(lasting_s=lasts_s)
     if node is None:
         return None
@@ -202,34 +170,13 @@ def wipe(scene: Scene) -> Effect | None:
 
 
 def fill_disk(scene: Scene) -> Effect | None:
-    node = scene.node(lasting_s=6.0)
+    lasts_s = scene.lasting_s(3.0, scene.random.uniform(1.0, 6.0))
+    node = scene.node(lasting_s=lasts_s)
     if node is None or not node.has_disk:
         return None
     node.was_full = True
     filler = machine.fill_disk(node.data)
-    lasts_s = scene.random.uniform(1.0, 6.0)
     return Effect(f"{node.name} for {lasts_s:.1f} s", lasts_s, lambda: filler.unlink(True))
-
-
-def cut(mode: Mode) -> Fault:
-    def fault(scene: Scene) -> Effect | None:
-        lasts_s = scene.random.choice([2.0, 0.9 * LEASE_S, 1.4 * LEASE_S, 2.6 * LEASE_S])
-        node = scene.node(lasting_s=lasts_s)
-        if node is None:
-            return None
-        ways = scene.random.choice([(node.api, node.redis)] * 2 + [(node.api,), (node.redis,)])
-        delay_s = scene.random.uniform(0.2, 1.5) if mode is Mode.DELAYED else 0.0
-        for way in ways:
-            scene.system.network.become(way, mode, delay_s)
-
-        def heal() -> None:
-            for way in ways:
-                scene.system.network.become(way, Mode.OPEN)
-
-        names = "+".join("api" if way is node.api else "redis" for way in ways)
-        return Effect(f"{node.name} {names} for {lasts_s:.1f} s", lasts_s, heal)
-
-    return fault
 
 
 FAULTS: dict[str, tuple[int, Fault]] = {
@@ -251,17 +198,25 @@ FAULTS: dict[str, tuple[int, Fault]] = {
     "FLUSHALL": (3, flush),
     "Redis restarted": (2, restart_redis),
     "Redis restarted empty": (2, empty_redis),
-    "Redis away": (2, redis_away),
+    "Redis away": (2, redis_away(3.0, 8.0, 2.5 * LEASE_S)),
+    "Redis away for a minute": (1, redis_away(60.0, whole=True)),
+    "Redis stopped": (2, stop_redis),
     "PostgreSQL restarted": (2, restart_postgres),
-    "PostgreSQL away": (1, postgres_away),
-    "node frozen": (3, freeze),
+    "PostgreSQL away": (1, postgres_away(2.0, 6.0, 2 * LEASE_S)),
+    "PostgreSQL away for 30 s": (1, postgres_away(30.0, whole=True)),
+    "PostgreSQL stopped": (1, stop_postgres),
+    "node frozen": (1, freeze(2.0, 0.6 * LEASE_S)),
+    "node frozen past its lease": (2, freeze(1.3 * LEASE_S, 2.6 * LEASE_S)),
     "node rebooted": (2, reboot),
     "node lost": (2, lose),
     "node wiped": (2, wipe),
     "disk full": (2, fill_disk),
-    "network closed": (2, cut(Mode.CLOSED)),
-    "network dropped": (2, cut(Mode.DROPPED)),
-    "network slow": (2, cut(Mode.DELAYED)),
+    "cable pulled": (2, pull(2.0, 0.9 * LEASE_S)),
+    "cable pulled past the lease": (3, pull(1.4 * LEASE_S, 2.6 * LEASE_S)),
+    "answers cut off": (2, block(1.4 * LEASE_S, 2.0, 2.6 * LEASE_S)),
+    "network closed": (2, spoil(Mode.CLOSED)),
+    "network dropped": (1, spoil(Mode.DROPPED)),
+    "network slow": (2, spoil(Mode.DELAYED)),
     "messages doubled": (3, double_messages),
     "keys dropped": (2, drop_keys),
     "events lost": (3, spoil_events(lose_all=True)),
@@ -269,3 +224,9 @@ FAULTS: dict[str, tuple[int, Fault]] = {
     "offers lost": (3, lose_offers),
     "outbox doubled": (2, double_outbox),
 }
+
+LONG = {"Redis away for a minute", "PostgreSQL away for 30 s"}
+"""Not for a schedule that is to be short; shorter ones of their kind are."""
+
+CABLES = {"cable pulled", "cable pulled past the lease", "answers cut off"}
+"""Only for nodes in network namespaces."""

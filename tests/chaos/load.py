@@ -19,7 +19,8 @@ import httpx
 PROCESS, CONTAINER = "process", "singularity"
 RETRY_S = 0.3
 
-# Notes: WORD JOB.ATTEMPT.RANK SECONDS-SINCE-BOOT, appended in one write.
+# Notes: WORD JOB.ATTEMPT.RANK SECONDS-SINCE-BOOT, appended in one write. By a network that may be cut, each is
+# sent until it has arrived, under an id, and kept once.
 _STEPS = """
 a=${PROMINENCE_ATTEMPT#*/}
 note begin
@@ -34,7 +35,12 @@ echo "done $a"
 exit $CHAOS_CODE
 """
 _TO_FILE = 'note() { read u r < /proc/uptime; echo "$1 $a $u" >> $CHAOS_NOTES; }'
-_TO_SERVER = "note() { read u r < /proc/uptime; wget -q -O /dev/null $CHAOS_NOTES/$1/$a/$u; }"
+_TO_SERVER = """
+note() {
+  read u r < /proc/uptime; read id < /proc/sys/kernel/random/uuid
+  until wget -q -O /dev/null $CHAOS_NOTES/$1/$a/$u/$id; do sleep 0.3; done
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -114,10 +120,14 @@ class Notes:
         self.path.touch()
         self.path.chmod(0o666)
         notes = self
+        known: set[str] = set()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                notes.write(" ".join(self.path.strip("/").split("/")))
+                *words, note = self.path.strip("/").split("/")
+                if note not in known:
+                    known.add(note)
+                    notes.write(" ".join(words))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -130,8 +140,12 @@ class Notes:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property
+    def port(self) -> int:
+        return self._server.server_port
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://127.0.0.1:{self.port}"
 
     def write(self, line: str) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)

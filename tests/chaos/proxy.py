@@ -23,11 +23,17 @@ class Mode(StrEnum):
 
 
 class Proxy:
-    """Forwards one port. `rewrite`: bytes replaced on the way back, by as many."""
+    """Forwards one port, seen at another one here, or at the same one of another address of ours.
 
-    def __init__(self, target: int, rewrite: tuple[bytes, bytes] | None = None) -> None:
+    `rewrite`: bytes replaced on the way back, by as many.
+    """
+
+    def __init__(
+        self, target: int, rewrite: tuple[bytes, bytes] | None = None, host: str = HOST
+    ) -> None:
         assert rewrite is None or len(rewrite[0]) == len(rewrite[1])
-        self.port = free_port(HOST)
+        self.host = host
+        self.port = free_port(HOST) if host == HOST else target
         self.delay_s = 0.0
         self._target = target
         self._rewrite = rewrite
@@ -37,7 +43,7 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def serve(self) -> asyncio.Server:
-        return await asyncio.start_server(self._accept, HOST, self.port)
+        return await asyncio.start_server(self._accept, self.host, self.port)
 
     def become(self, mode: Mode, delay_s: float = 0.0) -> None:
         """In the loop's thread."""
@@ -107,8 +113,10 @@ class Network:
         self._servers: list[asyncio.Server] = []
         self._thread.start()
 
-    def open(self, target: int, rewrite: tuple[bytes, bytes] | None = None) -> Proxy:
-        proxy = Proxy(target, rewrite)
+    def open(
+        self, target: int, rewrite: tuple[bytes, bytes] | None = None, host: str = HOST
+    ) -> Proxy:
+        proxy = Proxy(target, rewrite, host)
         serving = asyncio.run_coroutine_threadsafe(proxy.serve(), self._loop)
         self._servers.append(serving.result(5))
         self._proxies.append(proxy)

@@ -11,20 +11,26 @@ from tests.chaos.system import Node, System
 
 @dataclass(frozen=True)
 class Effect:
-    """`undo` is called after `lasts_s` seconds, or at the end of the schedule."""
+    """`undo` is called after `lasts_s` seconds, or at the end of the schedule; `whole`: not before its time."""
 
     what: str
     lasts_s: float = 0.0
     undo: Callable[[], object] = lambda: None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a fault may touch."""
+    """All that a fault may touch. `brief`: it is to be over soon."""
 
     system: System
     users: Users
     random: Random
+    brief: bool = False
+
+    def lasting_s(self, *choices: float) -> float:
+        """One of these times; the first one when it is to be brief."""
+        return choices[0] if self.brief else self.random.choice(choices)
 
     def node(self, *, lasting_s: float) -> Node | None:
         """A machine that is in no other trouble; at most half of them are in long trouble at a time."""

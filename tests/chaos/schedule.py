@@ -13,7 +13,7 @@ import psycopg2
 import redis
 
 from tests.chaos import machine
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import CABLES, FAULTS, LONG
 from tests.chaos.load import Notes, Users, make_plans
 from tests.chaos.scene import Scene
 from tests.chaos.system import System, World
@@ -24,17 +24,38 @@ STUCK_S = 150.0
 """Without any job's end after the last fault: longer than a fetch is tried, and twenty leases."""
 
 SETTLE_S = 60.0
+ONCE_S = 40.0
+"""How long users go on submitting while each fault happens once."""
+
+ONCE_EVERY_S = 0.9
+ONCE_LIMIT_S = 120.0
+"""When a fault that cannot be had is given up: a multiple of what they take on a machine that has time."""
+
 AWAY = (psycopg2.Error, redis.RedisError, OSError)
+
+
+@dataclass(order=True)
+class Due:
+    """Something to do at a time. `ends`: a fault; `whole`: not before its time."""
+
+    at: float
+    number: int
+    name: str = field(compare=False)
+    action: Callable[[], object] = field(compare=False)
+    ends: bool = field(default=False, compare=False)
+    whole: bool = field(default=False, compare=False)
 
 
 @dataclass
 class Schedule:
-    """`run` leaves everything up, for the checker; `close` ends it."""
+    """`run` leaves everything up, for the checker; `close` ends it. `once`: every kind of fault once, and briefly."""
 
     world: World
     room: Path
     seed: int
     jobs: int
+    once: bool = False
+    missing: set[str] = field(default_factory=set)
     system: System = field(init=False)
     users: Users = field(init=False)
     notes: Notes = field(init=False)
@@ -45,10 +66,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         random = Random(self.seed)
-        self._fault_s = max(15.0, self.jobs / 5)
+        self._fault_s = ONCE_S if self.once else max(15.0, self.jobs / 5)
         self._random = Random(random.random())
         self.system = System(self.world, self.room)
         self.notes = Notes(self.room / "notes")
+        self.system.served = (self.notes.port,)
         plans = make_plans(
             random, jobs=self.jobs, over_s=0.9 * self._fault_s, prefix=f"chaos-{self.seed}"
         )
@@ -60,7 +82,7 @@ class Schedule:
             notes=self.notes,
             random=Random(random.random()),
         )
-        self._due: list[tuple[float, int, str, Callable[[], object]]] = []
+        self._due: list[Due] = []
         self._numbers = itertools.count()
 
     def run(self) -> None:
@@ -68,9 +90,12 @@ class Schedule:
         self._began = time.monotonic()
         self.say("everything is up")
         self.users.start()
-        self._plan_faults()
-        while time.monotonic() - self._began < self._fault_s:
-            self._step()
+        if self.once:
+            self._do_each()
+        else:
+            self._plan_faults()
+            while time.monotonic() - self._began < self._fault_s:
+                self._step()
         self._heal()
         self.fault_s = time.monotonic() - self._began
         self.say("faults are over")
@@ -114,12 +139,44 @@ class Schedule:
             self._at(at_s, name, lambda name=name, random=random: self._begin(name, random))
             at_s += self._random.expovariate(1 / FAULT_EVERY_S)
 
-    def _at(self, at_s: float, name: str, action: Callable[[], object]) -> None:
-        heapq.heappush(self._due, (self._began + at_s, next(self._numbers), name, action))
+    def _do_each(self) -> None:
+        """Every kind of fault once, those that last first; again later when it could not be had."""
+        kinds = [name for name in FAULTS if name not in LONG]
+        kinds = [name for name in kinds if self.world.cabled or name not in CABLES]
+        self._random.shuffle(kinds)
+        kinds.sort(key=lambda name: "past" not in name and "answers" not in name)
+        self.missing = set(kinds)
+        for number, name in enumerate(kinds):
+            self._at(2.0 + ONCE_EVERY_S * number, name, lambda name=name: self._until_had(name))
+        deadline = time.monotonic() + ONCE_LIMIT_S
+        while (self.missing or self._due) and time.monotonic() < deadline:
+            self._step()
+
+    def _until_had(self, name: str) -> None:
+        self._begin(name, Random(self._random.random()))
+        if self.faults[name]:
+            self.missing.discard(name)
+        else:
+            self._at(self._now() + 1.0, name, lambda: self._until_had(name))
+
+    def _now(self) -> float:
+        return time.monotonic() - self._began
+
+    def _at(
+        self,
+        at_s: float,
+        name: str,
+        action: Callable[[], object],
+        *,
+        ends: bool = False,
+        whole: bool = False,
+    ) -> None:
+        due = Due(self._began + at_s, next(self._numbers), name, action, ends, whole)
+        heapq.heappush(self._due, due)
 
     def _begin(self, name: str, random: Random) -> None:
         try:
-            effect = FAULTS[name][1](Scene(self.system, self.users, random))
+            effect = FAULTS[name][1](Scene(self.system, self.users, random, self.once))
         except AWAY as error:
             self.say(f"{name}: not now ({type(error).__name__}: {error})")
             return
@@ -128,28 +185,32 @@ class Schedule:
             return
         self.faults[name] += 1
         self.say(f"{name}: {effect.what}")
-        self._at(time.monotonic() - self._began + effect.lasts_s, f"end of {name}", effect.undo)
+        at_s = self._now() + effect.lasts_s
+        self._at(at_s, f"end of {name}", effect.undo, ends=True, whole=effect.whole)
 
     def _step(self) -> None:
         self.system.keeper.step()
-        while self._due and self._due[0][0] <= time.monotonic():
-            self._do(*heapq.heappop(self._due)[2:])
+        while self._due and self._due[0].at <= time.monotonic():
+            self._do(heapq.heappop(self._due))
         time.sleep(TICK_S)
 
-    def _do(self, name: str, action: Callable[[], object]) -> None:
+    def _do(self, due: Due) -> None:
         try:
-            action()
+            due.action()
         except AWAY as error:
-            self.say(f"{name}: again later ({type(error).__name__})")
-            self._at(time.monotonic() - self._began + 1.0, name, action)
+            self.say(f"{due.name}: again later ({type(error).__name__})")
+            due.at = time.monotonic() + 1.0
+            heapq.heappush(self._due, due)
 
     def _heal(self) -> None:
-        """Undo what still lasts, at once; begin nothing new."""
-        due, self._due = self._due, []
-        self._due = [(0.0, *rest) for _, *rest in due if rest[1].startswith("end of ")]  # type: ignore[misc]
+        """Undo what still lasts, at once but for what is to last; begin nothing new."""
+        ends = [due for due in self._due if due.ends]
         # PostgreSQL first: others need it.
-        self._due.sort(key=lambda entry: ("PostgreSQL" not in entry[2], entry[1]))
-        self._due = [(number / 1e6, *entry[1:]) for number, entry in enumerate(self._due)]
+        ends.sort(key=lambda due: ("PostgreSQL" not in due.name, due.number))
+        for number, due in enumerate(ends):
+            due.at = due.at if due.whole else number / 1e6
+        self._due = ends
+        heapq.heapify(self._due)
         while self._due:
             self._step()
 

@@ -21,6 +21,7 @@ import redis
 from prominence.embedded.data_dir import free_port
 from prominence.embedded.processes import Command
 from tests.chaos import machine
+from tests.chaos.cable import Cable
 from tests.chaos.parts import Keeper
 from tests.chaos.proxy import HOST, Network, Proxy
 from tests.processes import kill_processes_of
@@ -46,9 +47,13 @@ DISK_MB = 200
 
 @dataclass
 class World:
-    """What all schedules of a run share: PostgreSQL with a migrated template, a registry, a user's token."""
+    """What all schedules of a run share: PostgreSQL with a migrated template, a registry, a user's token.
+
+    `cabled`: we are in a network namespace of our own, and each node gets one (see `cable.py`).
+    """
 
     room: Path
+    cabled: bool = False
     postgres: PostgresServer = field(init=False)
     registry: DemoRegistry = field(init=False)
     token: str = ""
@@ -68,6 +73,10 @@ class World:
     def __exit__(self, *_: object) -> None:
         self.registry.stop()
         self.postgres.stop()
+
+    @property
+    def registry_port(self) -> int:
+        return int(self.registry.url.rpartition(":")[2])
 
     def copy_database(self, name: str) -> str:
         with closing(psycopg2.connect(self.postgres.url("postgres"))) as connection:
@@ -90,7 +99,11 @@ class World:
 
 def outer_environment() -> dict[str, str]:
     foreign = ("PROMINENCE_", "DJANGO_", "PYTEST_")
-    outer = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+    outer = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(foreign) and not name.lower().endswith("_proxy")
+    }
     return outer | {"PYTHONUNBUFFERED": "1"}
 
 
@@ -115,6 +128,7 @@ class Node:
     data: Path
     api: Proxy
     redis: Proxy
+    cable: Cable | None = None
     has_disk: bool = False
     was_full: bool = False
     busy_until: float = 0.0
@@ -123,11 +137,12 @@ class Node:
 
 @dataclass
 class System:
-    """Start and end it; faults are in `faults.py`."""
+    """Start and end it; faults are in `faults.py`. `served`: ports of ours that jobs may want to reach."""
 
     world: World
     room: Path
     nodes_wanted: int = 4
+    served: tuple[int, ...] = ()
     nodes: dict[str, Node] = field(default_factory=dict)
     retired: list[Node] = field(default_factory=list)
 
@@ -142,6 +157,7 @@ class System:
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}/api/v1"
         self._numbers = 0
+        self.halted: set[str] = set()  # databases that stand still
 
     def start(self) -> None:
         self.redis.start()
@@ -172,6 +188,8 @@ class System:
         self.network.stop()
         for node in [*self.nodes.values(), *self.retired]:
             machine.unmount_disk(node.data)
+            if node.cable:
+                node.cable.close()
         self.redis.stop(signal.SIGKILL)
         kill_processes_of(self.room)
 
@@ -181,14 +199,27 @@ class System:
         """One more machine, which enrols."""
         self._numbers += 1
         name = f"node-{self._numbers}"
-        own_redis = self.network.open(self.redis.port)
-        rewrite = (f":{self.redis.port}/".encode(), f":{own_redis.port}/".encode())
-        node = Node(name, self.room / name, self.network.open(self.port, rewrite), own_redis)
+        data = self.room / name
+        node = self._cabled(name, data) if self.world.cabled else self._uncabled(name, data)
         node.has_disk = machine.mount_disk(node.data, size_mb=DISK_MB)
         self.nodes[name] = node
         self.new_token(name)
         self.keeper.add(name, self._node_command(node))
         return node
+
+    def _uncabled(self, name: str, data: Path) -> Node:
+        own_redis = self.network.open(self.redis.port)
+        rewrite = (f":{self.redis.port}/".encode(), f":{own_redis.port}/".encode())
+        return Node(name, data, self.network.open(self.port, rewrite), own_redis)
+
+    def _cabled(self, name: str, data: Path) -> Node:
+        """In a network of its own, where what it is told of 127.0.0.1 is meant of our end of its cable."""
+        cable = Cable(self._numbers, self.room)
+        for port in (self.world.registry_port, *self.served):
+            self.network.open(port, host=cable.ours)
+        rewrite = (HOST.encode(), cable.ours.encode())
+        api = self.network.open(self.port, rewrite, cable.ours)
+        return Node(name, data, api, self.network.open(self.redis.port, host=cable.ours), cable)
 
     def new_token(self, name: str) -> None:
         """A one-time token for this node, as `manage.py node-token` makes it."""
@@ -212,12 +243,14 @@ class System:
         path.chmod(0o600)
 
     def _node_command(self, node: Node) -> Command:
+        argv = (
+            *(sys.executable, "-m", "worker"),
+            *("--server", f"http://{node.api.host}:{node.api.port}"),
+            *("--token-file", str(self.room / f"{node.name}-token"), "--data", str(node.data)),
+            *("--node-cpus", str(NODE_CPUS), "--node-memory", "64", "--node-disk", "1024"),
+        )
         return Command(
-            argv=(
-                *(sys.executable, "-m", "worker", "--server", f"http://{HOST}:{node.api.port}"),
-                *("--token-file", str(self.room / f"{node.name}-token"), "--data", str(node.data)),
-                *("--node-cpus", str(NODE_CPUS), "--node-memory", "64", "--node-disk", "1024"),
-            ),
+            argv=node.cable.inside(*argv) if node.cable else argv,
             env=outer_environment(),
             cwd=PROJECT,
             umask=0o022,
@@ -235,6 +268,8 @@ class System:
         self.kill_machine(node)
         self.keeper.remove(node.name)
         self.retired.append(self.nodes.pop(node.name))
+        if node.cable:
+            node.cable.close()
         shutil.rmtree(node.data, ignore_errors=True)
 
     # ---- servers and database
@@ -273,6 +308,18 @@ class System:
         if forget:
             shutil.rmtree(self.redis.directory / "appendonlydir", ignore_errors=True)
             (self.redis.directory / "users.acl").unlink(missing_ok=True)
+
+    @property
+    def redis_pid(self) -> int | None:
+        """None while Redis is down or stands still."""
+        process = self.redis.process
+        return process.pid if process and "redis" not in self.halted else None
+
+    @property
+    def postgres_pid(self) -> int | None:
+        """None while PostgreSQL is down or stands still."""
+        process = self.world.postgres.process
+        return process.pid if process and "postgres" not in self.halted else None
 
     def redis_client(self) -> "redis.Redis":
         return self.redis.client()
