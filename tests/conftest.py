@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import django
+import hypothesis
 import pytest
 
 from tests.servers import BACKEND, PRODUCTION, PostgresServer, RedisServer
@@ -38,6 +39,8 @@ if BACKEND == PRODUCTION:
     os.environ["PROMINENCE_DATABASE_URL"] = _postgres.url()
 (_ROOM / "data" / "static").mkdir(parents=True)  # WhiteNoise wants it to be there
 django.setup()
+hypothesis.settings.register_profile("busy machine", deadline=None)
+hypothesis.settings.load_profile("busy machine")
 signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with Ctrl-C: cleaned up
 logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per poll hides what matters
 

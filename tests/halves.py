@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 LEFT_OUT = {
     "embedded": ["chaos", "bench"],
     "production": [
-        *("unit", "model", "runtimes", "worker", "chaos"),
+        *("unit", "model", "runtimes", "worker"),
         *("integration/test_protocol_machine.py", "e2e/test_up.py"),
     ],
 }
