@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.complete
 
-.PHONY: install demo test chaos bench check contract clean
+.PHONY: install demo test chaos soak bench check contract clean
 
 install: $(STAMP)
 	@:
@@ -31,6 +31,13 @@ JOBS ?= 300
 chaos: $(STAMP)
 	@sh tests/setup/all.sh $(PY)
 	@PROMINENCE_TEST_BACKEND=production $(PY) -m tests.chaos --runs $(RUNS) --seed $(SEED) --jobs $(JOBS)
+
+# Jobs and faults at random for so long; memory, descriptors and threads of each process must not grow.
+MINUTES ?= 30
+
+soak: $(STAMP)
+	@sh tests/setup/all.sh $(PY)
+	@PROMINENCE_TEST_BACKEND=production $(PY) -m tests.chaos.soak --minutes $(MINUTES) --seed $(SEED)
 
 # ONLY: names, separated by commas. N: share of the full numbers of jobs, such as 0.1. FULL=1: the long parts too.
 # KEEP=1: docs/performance.md shows this run, and later ones are compared with it.

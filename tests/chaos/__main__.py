@@ -7,7 +7,6 @@ import argparse
 import logging
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from tests.chaos.cable import leave_network
 from tests.chaos.checker import Card, check
-from tests.chaos.report import Record, add_record, read_records, write_card
+from tests.chaos.report import Record, add_record, read_records, revision, write_card
 from tests.chaos.schedule import Schedule
 from tests.chaos.story import tell
 from tests.chaos.system import PROJECT, World
@@ -92,18 +91,11 @@ def run_one(world: World, *, seed: int, jobs: int, stories: Path, once: bool = F
 
 
 def _record(schedule: Schedule, card: Card) -> Record:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return Record(
         seed=schedule.seed,
         jobs=schedule.jobs,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=commit.stdout.strip(),
+        commit=revision(),
         submitted=len(card.jobs),
         attempts=card.attempts,
         statuses=card.statuses,

@@ -87,7 +87,8 @@ class Plan:
 
 def make_plans(random: Random, *, jobs: int, over_s: float, prefix: str) -> list[Plan]:
     """Jobs over `over_s` seconds: half at once in waves, the others one by one."""
-    waves = [random.uniform(0, over_s * 0.7) for _ in range(4)]
+    count = max(4, int(over_s / 60))
+    waves = [random.uniform(0, over_s * 0.7) for _ in range(count)]
     plans = [_plan(random, f"{prefix}-{number}", over_s, waves) for number in range(jobs)]
     return sorted(plans, key=lambda plan: plan.at_s)
 

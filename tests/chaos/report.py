@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,15 +54,26 @@ def add_record(state: Path, record: Record) -> None:
 
 
 def write_card(records: list[Record], document: Path = DOCUMENT) -> None:
-    """Replace the section in the document; the rest of it stays."""
+    replace_section(HEADING, _card(records), document)
+
+
+def replace_section(heading: str, body: str, document: Path = DOCUMENT) -> None:
+    """Replace the section in the document, or add it; the rest of it stays."""
     text = document.read_text() if document.exists() else "# Reliability\n"
-    section = f"{HEADING}\n\n{_card(records)}\n"
-    pattern = re.compile(rf"^{re.escape(HEADING)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    section = f"{heading}\n\n{body.strip()}\n"
+    pattern = re.compile(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     if pattern.search(text):
         text = pattern.sub(lambda found: section + ("\n" if found.end() < len(text) else ""), text)
     else:
         text = f"{text.rstrip()}\n\n{section}"
     document.write_text(text)
+
+
+def revision() -> str:
+    """The commit that is checked out."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _card(records: list[Record]) -> str:

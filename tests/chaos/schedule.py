@@ -48,13 +48,18 @@ class Due:
 
 @dataclass
 class Schedule:
-    """`run` leaves everything up, for the checker; `close` ends it. `once`: every kind of fault once, and briefly."""
+    """`run` leaves everything up, for the checker; `close` ends it. `once`: every kind of fault once, and briefly.
+
+    `length_s`: of the time of faults, when it does not follow from the number of jobs.
+    """
 
     world: World
     room: Path
     seed: int
     jobs: int
     once: bool = False
+    length_s: float = 0.0
+    fault_every_s: float = FAULT_EVERY_S
     missing: set[str] = field(default_factory=set)
     system: System = field(init=False)
     users: Users = field(init=False)
@@ -66,7 +71,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         random = Random(self.seed)
-        self._fault_s = ONCE_S if self.once else max(15.0, self.jobs / 5)
+        self._fault_s = self.length_s or (ONCE_S if self.once else max(15.0, self.jobs / 5))
         self._random = Random(random.random())
         self.system = System(self.world, self.room)
         self.notes = Notes(self.room / "notes")
@@ -135,9 +140,16 @@ class Schedule:
         at_s = 2.0
         while at_s < self._fault_s - 1.0:
             [name] = self._random.choices(names, weights)
+            if not self._is_wanted(name, at_s):
+                at_s += 0.1
+                continue
             random = Random(self._random.random())
             self._at(at_s, name, lambda name=name, random=random: self._begin(name, random))
-            at_s += self._random.expovariate(1 / FAULT_EVERY_S)
+            at_s += self._random.expovariate(1 / self.fault_every_s)
+
+    def _is_wanted(self, _name: str, _at_s: float) -> bool:
+        """For schedules that have some faults at some times only."""
+        return True
 
     def _do_each(self) -> None:
         """Every kind of fault once, those that last first; again later when it could not be had."""

@@ -199,11 +199,11 @@ class System:
         """One more machine, which enrols."""
         self._numbers += 1
         name = f"node-{self._numbers}"
+        self.new_token(name)  # before anything is there: the database may be away
         data = self.room / name
         node = self._cabled(name, data) if self.world.cabled else self._uncabled(name, data)
         node.has_disk = machine.mount_disk(node.data, size_mb=DISK_MB)
         self.nodes[name] = node
-        self.new_token(name)
         self.keeper.add(name, self._node_command(node))
         return node
 
