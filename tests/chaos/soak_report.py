@@ -44,12 +44,12 @@ def section(result: Result) -> str:
         "",
         f"{result.jobs} jobs in {result.attempts} attempts, {sum(result.faults.values())} faults. "
         f"Violations of the card's rules: {broken or 'none'}. "
-        f"Processes left at the end: {len(result.left)}. "
+        f"Processes left at the end: {', '.join(result.left) or 'none'}. "
         f"Grown beyond noise: {', '.join(result.grown) or 'nothing'}.",
         "",
         "In the first third all faults happen; afterwards only such as leave these processes alive. From then on,",
-        "after a warm-up of a tenth, a straight line through samples every 5 s: where it begins, + how much it rises to the end,",
-        "± how far samples are spread around it (memory: PSS in MB).",
+        "after a warm-up of a tenth, a straight line through samples every 5 s: where it begins, + how much it rises",
+        "to the end, ± how far samples are spread around it (memory: PSS in MB).",
         "",
         "| process | memory | descriptors | threads |",
         "|---|---|---|---|",
