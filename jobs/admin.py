@@ -18,6 +18,8 @@ from django.utils.safestring import SafeString
 from jobs.admin_filters import (
     CreatedFilter,
     FaultFilter,
+    ImageFilter,
+    LabelFilter,
     NodeFilter,
     OutcomeFilter,
     ReasonFilter,
@@ -66,6 +68,8 @@ class JobAdmin(ReadOnlyAdmin):
         FaultFilter,
         SiteFilter,
         NodeFilter,
+        ImageFilter,
+        LabelFilter,
         ("owner", AutocompleteSelectFilter),
         ("created_at", CreatedFilter),
     )

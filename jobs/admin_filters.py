@@ -94,6 +94,31 @@ class NodeFilter(TextFilter):
         return queryset.filter(node=self.value()) if self.value() else queryset
 
 
+class ImageFilter(TextFilter):
+    """The image of the first task, by its exact name, among the newest SEARCHED_JOBS."""
+
+    title = "image"
+    parameter_name = "image"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        if not self.value():
+            return queryset
+        return queryset.filter(image=self.value(), pk__gt=_newest() - SEARCHED_JOBS)
+
+
+class LabelFilter(TextFilter):
+    """A label as `key=value`; what is none is carried by no job."""
+
+    title = "label (key=value)"
+    parameter_name = "label"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        if not self.value():
+            return queryset
+        key, _, value = str(self.value()).partition("=")
+        return queryset.filter(pk__in=Label.objects.filter(key=key, value=value).values("job_id"))
+
+
 class CreatedFilter(RangeDateTimeFilter):
     """Created between two moments, in UTC; a day without a time counts whole. What is no date is left out."""
 
@@ -124,9 +149,13 @@ def search_jobs(jobs: QuerySet[Job], text: str) -> QuerySet[Job]:
     key, equals, value = text.partition("=")
     if equals:
         return jobs.filter(pk__in=Label.objects.filter(key=key, value=value).values("job_id"))
-    newest = Job.objects.aggregate(newest=Max("pk"))["newest"] or 0
     found = Q(name__icontains=text) | Q(image__icontains=text) | Q(owner__username__icontains=text)
-    found &= Q(pk__gt=newest - SEARCHED_JOBS)
+    found &= Q(pk__gt=_newest() - SEARCHED_JOBS)
     if text.isascii() and text.isdigit():
         found |= Q(pk=min(int(text[:30]), MAXIMUM_ID))
     return jobs.filter(found)
+
+
+def _newest() -> int:
+    """The highest id there is."""
+    return Job.objects.aggregate(newest=Max("pk"))["newest"] or 0

@@ -13,6 +13,7 @@ from typing import Any
 
 from django.utils.safestring import SafeString
 
+from jobs.lanes import lanes
 from jobs.models import Attempt, Event, Job, Stream
 from jobs.notifications import shown_notifications
 from jobs.output import NoOutput, log_state, read_output
@@ -82,6 +83,7 @@ class AttemptRow:
 
 def job_page(job: Job, *, now: datetime) -> dict[str, Any]:
     """The template's context for a job."""
+    rows = _attempts(job, now)
     return {
         "job": job,
         "status": status_labels(job),
@@ -90,7 +92,13 @@ def job_page(job: Job, *, now: datetime) -> dict[str, Any]:
         "waited": duration((job.started_at or job.ended_at or now) - job.created_at),
         "document": json.dumps(public_document(job.spec), indent=2, ensure_ascii=False),
         "events": _story(job),
-        "attempts": _attempts(job, now),
+        "attempts": rows,
+        "lanes": lanes(
+            [row.attempt for row in reversed(rows)],
+            created=job.created_at,
+            ended=job.ended_at,
+            now=now,
+        ),
         "logs": [log_end(job, stream) for stream in Stream.values],
     }
 

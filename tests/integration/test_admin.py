@@ -33,6 +33,7 @@ PAGES = [
     JOBS,
     f"{JOBS}?status=running",
     f"{JOBS}?outcome=badly&reason=exitCode&fault=user&site=test&node=n0&q=x",
+    f"{JOBS}?image=busybox&label=campaign%3Dm1",
     f"{JOBS}?created_at_from_0=2026-01-01&created_at_from_1=00:00:00",
     "/admin/jobs/attempt/",
     "/admin/jobs/attempt/?fault=node&q=1",
@@ -397,3 +398,37 @@ def test_jobs_are_found_by_their_date(
     make_job(alice)
 
     assert len(admin_client.get(f"{JOBS}?{query}").context["cl"].result_list) == found
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("image=busybox", True),
+        ("image=busy", False),
+        ("label=campaign%3Dm1", True),
+        ("label=campaign%3Dm2", False),
+        ("label=campaign", False),
+        ("image=busybox&label=campaign%3Dm1&reason=nodeLost&fault=node&site=test", True),
+        ("reason=exitCode", False),
+    ],
+)
+def test_jobs_are_found_by_reason_fault_site_image_and_label(
+    admin_client: Client, alice: User, node: Node, query: str, found: bool
+) -> None:
+    job = run(make_job(alice, name="looked-for"), node, Reason.NODE_LOST)
+
+    assert (f"/admin/jobs/job/{job.pk}/change/" in text(admin_client, f"{JOBS}?{query}")) is found
+
+
+def test_page_of_a_job_shows_its_attempts_as_bars(
+    admin_client: Client, alice: User, node: Node
+) -> None:
+    job = make_job(alice, policies={"maximumRetries": 1})
+    run(job, node, Reason.NODE_LOST)
+    run(job, node, Reason.EXIT_CODE)
+    run(job, node)
+
+    page = text(admin_client, f"{JOBS}{job.pk}/change/")
+
+    colours = [part.split('"')[0] for part in page.split("p-lane-runs p-lane-")[1:]]
+    assert colours == ["orange", "red", "blue"]
