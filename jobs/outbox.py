@@ -11,6 +11,7 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
+from jobs.bulk import insert_rows
 from jobs.models import Outbox
 
 OFFER = "offer"  # key: job.attempt.rank      effect: the node claimed it, or the attempt ended
@@ -37,12 +38,11 @@ def put(topic: str, rows: Mapping[str, dict[str, object]], *, due_in_s: float = 
 
     due_in_s: how long the caller's own prompt handling may take before the loop does it.
     """
-    due = Now() + timedelta(seconds=due_in_s)
-    Outbox.objects.bulk_create(
-        [
-            Outbox(topic=topic, key=key, payload=payload, due_at=due)
-            for key, payload in rows.items()
-        ],
+    insert_rows(
+        Outbox,
+        ["topic", "key", "payload"],
+        [(topic, key, payload) for key, payload in rows.items()],
+        later_s=due_in_s,
         ignore_conflicts=True,
     )
 

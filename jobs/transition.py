@@ -10,7 +10,7 @@ Lock order everywhere: incarnations (by the caller), then jobs by id.
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -19,7 +19,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from jobs import chunks, hooks, outbox
-from jobs.bulk import update_rows
+from jobs.bulk import insert_rows, update_rows
 from jobs.models import Attempt, Event, Job, Placement
 from jobs.reports import (
     Assignment,
@@ -86,41 +86,37 @@ def open_attempts(assignments: Sequence[Assignment], *, offer_due_in_s: float) -
         .order_by("pk")
         .values_list("pk", "attempt")
     )
-    attempts = Attempt.objects.bulk_create(
-        [Attempt(job_id=job_id, number=number + 1) for job_id, number in numbers.items()]
+    if not numbers:
+        return []
+    attempts = insert_rows(
+        Attempt,
+        ["job", "number"],
+        [(job_id, number + 1) for job_id, number in numbers.items()],
+        returning=["id", "job"],
     )
-    Placement.objects.bulk_create(
-        [_placement(attempt, plans[attempt.job_id]) for attempt in attempts]
+    insert_rows(
+        Placement,
+        ["attempt", *_PLAN_COLUMNS],
+        [
+            [pk, *(getattr(plans[job_id], name) for name in _PLAN_COLUMNS)]
+            for pk, job_id in attempts
+        ],
     )
     Job.objects.filter(pk__in=numbers).update(attempt=F("attempt") + 1, queued=False)
     outbox.put(
         outbox.OFFER,
-        {f"{a.job_id}.{a.number}.0": {} for a in attempts},
+        {f"{job_id}.{number + 1}.0": {} for job_id, number in numbers.items()},
         due_in_s=offer_due_in_s,
     )
     return [
         Opened(
-            job_id=attempt.job_id,
-            attempt=attempt.number,
-            incarnation=plans[attempt.job_id].incarnation,
-            batch=plans[attempt.job_id].batch,
+            job_id=job_id,
+            attempt=number + 1,
+            incarnation=plans[job_id].incarnation,
+            batch=plans[job_id].batch,
         )
-        for attempt in attempts
+        for job_id, number in numbers.items()
     ]
-
-
-def _placement(attempt: Attempt, plan: PlacementPlan) -> Placement:
-    return Placement(
-        attempt=attempt,
-        incarnation=plan.incarnation,
-        node_name=plan.node_name,
-        site=plan.site,
-        cpus=plan.cpus,
-        memory_mb=plan.memory_mb,
-        disk_mb=plan.disk_mb,
-        batch=plan.batch,
-        charged=plan.charged,
-    )
 
 
 def delete_jobs(job_ids: Iterable[int], *, actor: str) -> None:
@@ -338,7 +334,11 @@ class _Ledger:
                 [self.jobs[job_id] for job_id in sorted(self._changed_jobs)],
                 _JOB_COLUMNS,
             )
-        Event.objects.bulk_create(self._events)
+        insert_rows(
+            Event,
+            _EVENT_COLUMNS,
+            [[getattr(event, name) for name in _EVENT_COLUMNS] for event in self._events],
+        )
         chunks.count(self._events)
         if self._notices:
             outbox.put(outbox.NOTIFY, self._notices)
@@ -383,6 +383,8 @@ class _Ledger:
         return placements
 
 
+_PLAN_COLUMNS = [column.name for column in fields(PlacementPlan)]
+_EVENT_COLUMNS = ["job_id", "attempt", "before", "after", "reason", "detail", "actor"]
 _JOB_COLUMNS = [
     "status", "outcome", "reason", "detail", "queued", "queued_at", "retries", "node_faults",
     "started_at", "ended_at", "delete_requested_at", "queue_deadline",
