@@ -88,6 +88,11 @@ class Leadership:
         return True
 
 
+def gathering_s(count: int) -> float:
+    """How long to gather after a round that handled `count` things."""
+    return min(GATHER_S + count * GATHER_EACH_S, GATHER_MAXIMUM_S)
+
+
 class Gathering:
     """The pause between two rounds; whoever was idle for that long does not wait at all."""
 
@@ -96,8 +101,7 @@ class Gathering:
 
     def handled(self, count: int) -> None:
         """A round that handled `count` things is over."""
-        pause_s = min(GATHER_S + count * GATHER_EACH_S, GATHER_MAXIMUM_S)
-        self._until = time.monotonic() + pause_s
+        self._until = time.monotonic() + gathering_s(count)
 
     def wait(self) -> None:
         time.sleep(max(0.0, self._until - time.monotonic()))

@@ -21,6 +21,9 @@ from worker.running import Running, exclude, kill_job
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+GATHER_S = 0.02
+"""Pause after each commit, in which the next one gathers. A lone end does not wait."""
+
 WAITING = 200
 """Ends that may wait for the journal, before slots wait too."""
 
@@ -65,6 +68,8 @@ class Endings(Loop):
             batch.append(self._brief.get())
         results = [(running, read_file(running.dir.result, Result)) for running in batch]
         self._conclude([(running, result or self._clear(running)) for running, result in results])
+        logger.info("%s ended, brief", ", ".join(str(running.key) for running in batch))
+        time.sleep(GATHER_S)
 
     def record(self, ends: Sequence[tuple[Ended, Sequence[Event]]]) -> None:
         """The last words, however long the disk is full."""
@@ -82,7 +87,8 @@ class Endings(Loop):
     def _conclude(self, results: Sequence[tuple[Running, Result]]) -> None:
         self.record([self._words(running, result) for running, result in results])
         for running, result in results:
-            logger.info("%s ended: %s", running.key, result.reason.value)
+            if running.watched:
+                logger.info("%s ended: %s", running.key, result.reason.value)
             self._clean(running)
 
     def _words(self, running: Running, result: Result) -> tuple[Ended, list[Event]]:

@@ -33,6 +33,7 @@ from worker.protocol import (
     InputSpec,
 )
 from worker.running import Running, SlotShim
+from worker.runtimes.select import is_bare
 from worker.slots import Admission, Slot
 from worker.spawner import Spawner
 
@@ -120,7 +121,6 @@ class Jobs:
             self._endings.end_unstarted(running, EndReason.NODE_ERROR, str(error))
             return
         running.attach(work.shim.pidfd)
-        logger.info("%s started in slot %d", item.key, work.slot.number)
         self._follow(running, work)
         running.detach()
         self._endings.finish(running)
@@ -165,6 +165,9 @@ class Jobs:
 
     def _watch(self, running: Running, *, resume: bool = False) -> None:
         """Only what lasts for some time: setting this up costs as much as a short program."""
+        logger.info(
+            "%s runs in %s", running.key, "the slot it had" if resume else f"uid {running.uid}"
+        )
         try:
             self._pump.watch(running.key, running.dir, resume=resume)
             running.watched = True
@@ -213,7 +216,7 @@ class Jobs:
         job_dir, uid, gid = running.dir, running.uid, self._gid(running.uid)
         job_dir.path.mkdir(mode=0o711, exist_ok=True)
         job_dir.path.chmod(0o711)
-        for path in job_dir.slot_dirs:
+        for path in job_dir.slot_dirs(bare=is_bare(task.runtime for task in item.spec.tasks)):
             path.mkdir(mode=0o700)
             os.chown(path, uid, gid)
         if item.spec.inputs:

@@ -83,7 +83,9 @@ class Journal:
         self._kept_seq = kept_seq
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
+        # Written to the kernel at each commit, which outlives this process; to the disk now and then. A machine that
+        # loses its memory is a new incarnation, with a new journal.
+        self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(SCHEMA)
         self._commit_lock = threading.Lock()
         self._queue_lock = threading.Lock()
@@ -329,10 +331,13 @@ class Journal:
     def _move(
         self, db: sqlite3.Connection, key: AttemptKey, sources: Sequence[State], to: State
     ) -> bool:
-        if self._state(db, key) not in sources:
-            return False
-        db.execute("UPDATE attempts SET state = ? WHERE key = ?", (to, str(key)))
-        return True
+        """Compare and set."""
+        marks = ", ".join("?" * len(sources))
+        done = db.execute(
+            f"UPDATE attempts SET state = ? WHERE key = ? AND state IN ({marks})",  # noqa: S608 only marks
+            (to, str(key), *sources),
+        )
+        return done.rowcount == 1
 
     def _append(self, db: sqlite3.Connection, event: Event) -> int:
         self._last += 1

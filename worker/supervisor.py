@@ -26,7 +26,7 @@ from worker.protocol import EndReason, TaskResult
 from worker.runtimes.base import Launch
 from worker.runtimes.errors import RuntimeFailure
 from worker.runtimes.identity import die_with_parent
-from worker.runtimes.select import PROCESS
+from worker.runtimes.select import PROCESS, is_bare
 from worker.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -371,7 +371,7 @@ class Supervisor:
 def _group(orders: Orders) -> Group | None:
     """None for bare processes that have a uid of their own: the sweep finds them all, and a group costs more
     than a short program."""
-    if os.getuid() == 0 and all(task.runtime == PROCESS for task in orders.spec.tasks):
+    if os.getuid() == 0 and is_bare(task.runtime for task in orders.spec.tasks):
         return None
     return Group(node=orders.cgroup, job=str(orders.key))
 

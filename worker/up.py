@@ -7,6 +7,7 @@ given to Redis, which may forget them. The answer to a heartbeat shows whether i
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ STREAM_ENTRIES = 10_000
 """Bound of the up-stream while nobody reads it; what it loses is sent again."""
 
 RETRY_S = 1.0
-LINGER_S = 0.005
-"""Pause after each batch, in which the next one gathers."""
+LINGER_S, LINGER_EACH_S, LINGER_MAXIMUM_S = 0.005, 0.001, 0.03
+"""Pause after each batch, in which the next one gathers: the longer the more there were."""
 
 CLAIM_PATIENCE_S = 0.05
 """Nobody waits for the word that an offer was claimed: it may travel with the start that follows."""
@@ -105,18 +106,19 @@ class EventSender(Loop):
         self._uplink.wake.wait()
         self._uplink.wake.clear()
         try:
-            while self._send():
-                threading.Event().wait(LINGER_S)
+            while count := self._send():
+                time.sleep(min(LINGER_S + count * LINGER_EACH_S, LINGER_MAXIMUM_S))
         except REDIS_ERRORS as error:
             self._complaint.say(error)
             threading.Event().wait(RETRY_S)
             self._uplink.wake.set()
 
-    def _send(self) -> bool:
+    def _send(self) -> int:
+        """Send what there is, up to a batch; returns how many events."""
         before = self._uplink.sent
         events = self._after(before)
         if not events:
-            return False
+            return 0
         if all(isinstance(event, Claimed) for event in events):
             self._uplink.wake.wait(CLAIM_PATIENCE_S)
             events = self._after(before) or events
@@ -124,7 +126,7 @@ class EventSender(Loop):
         self._client.xadd(self._stream, {"d": data}, maxlen=STREAM_ENTRIES, approximate=True)
         self._complaint.over()
         self._uplink.advance(before, events[-1].seq)
-        return True
+        return len(events)
 
     def _after(self, sent: int) -> list[Event]:
         return self._journal.events_after(sent, max_count=BATCH_EVENTS, max_bytes=BATCH_BYTES)

@@ -1,10 +1,17 @@
 """Which runtime runs an image when the user has not said (guide S24-S26, D10). Pure."""
 
+from collections.abc import Iterable
+
 from worker.runtimes.names import ImageKind, image_kind, is_archive
 
 SINGULARITY = "singularity"
 UDOCKER = "udocker"
 PROCESS = "process"
+
+
+def is_bare(runtimes: Iterable[str]) -> bool:
+    """Whether these are processes without any container."""
+    return all(runtime == PROCESS for runtime in runtimes)
 
 
 def choose_runtime(image: str, asked: str | None) -> str:
