@@ -108,15 +108,11 @@ def open_attempts(assignments: Sequence[Assignment], *, offer_due_in_s: float) -
         {f"{job_id}.{number + 1}.0": {} for job_id, number in numbers.items()},
         due_in_s=offer_due_in_s,
     )
-    return [
-        Opened(
-            job_id=job_id,
-            attempt=number + 1,
-            incarnation=plans[job_id].incarnation,
-            batch=plans[job_id].batch,
-        )
-        for job_id, number in numbers.items()
-    ]
+    return [_opened(job_id, number + 1, plans[job_id]) for job_id, number in numbers.items()]
+
+
+def _opened(job: int, number: int, plan: PlacementPlan) -> Opened:
+    return Opened(job_id=job, attempt=number, incarnation=plan.incarnation, batch=plan.batch)
 
 
 def delete_jobs(job_ids: Iterable[int], *, actor: str) -> None:

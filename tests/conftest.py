@@ -18,10 +18,15 @@ from typing import Any
 import django
 import hypothesis
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from tests.servers import BACKEND, PRODUCTION, PostgresServer, RedisServer
 from tests.stack import Stack
 from worker.demo_registry import DemoRegistry
+
+# How long an example takes says how busy the machine is.
+hypothesis_settings.register_profile("unhurried", deadline=None)
+hypothesis_settings.load_profile("unhurried")
 
 _ROOM = Path(tempfile.mkdtemp(prefix="prominence-tests-"))
 _ROOM.chmod(0o755)  # PostgreSQL and the jobs run as other users
