@@ -24,7 +24,9 @@ from jobs.admin_filters import (
     OutcomeFilter,
     ReasonFilter,
     SiteFilter,
+    StageFilter,
     StatusFilter,
+    WorkflowFilter,
     search_jobs,
 )
 from jobs.models import Attempt, Job, Outbox, Placement, Stream
@@ -70,6 +72,8 @@ class JobAdmin(ReadOnlyAdmin):
         NodeFilter,
         ImageFilter,
         LabelFilter,
+        WorkflowFilter,
+        StageFilter,
         ("owner", AutocompleteSelectFilter),
         ("created_at", CreatedFilter),
     )

@@ -119,6 +119,33 @@ class LabelFilter(TextFilter):
         return queryset.filter(pk__in=Label.objects.filter(key=key, value=value).values("job_id"))
 
 
+class WorkflowFilter(TextFilter):
+    """Jobs of a workflow, by its number."""
+
+    title = "workflow"
+    parameter_name = "workflow"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return _by_number(queryset, "workflow", self.value())
+
+
+class StageFilter(TextFilter):
+    """Jobs of a stage of a workflow, by its number: what a box of the graph leads to."""
+
+    title = "stage"
+    parameter_name = "stage"
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return _by_number(queryset, "stage", self.value())
+
+
+def _by_number(rows: QuerySet[Any], column: str, text: str | None) -> QuerySet[Any]:
+    if not text:
+        return rows
+    known = text.isascii() and text.isdigit() and len(text) < 19
+    return rows.filter(**{column: int(text)}) if known else rows.none()
+
+
 class CreatedFilter(RangeDateTimeFilter):
     """Created between two moments, in UTC; a day without a time counts whole. What is no date is left out."""
 

@@ -202,6 +202,12 @@ UNFOLD = {
                     _menu_item(
                         "Jobs", "deployed_code", "admin:jobs_job_changelist", "jobs.view_job"
                     ),
+                    _menu_item(
+                        "Workflows",
+                        "account_tree",
+                        "admin:workflows_workflow_changelist",
+                        "workflows.view_workflow",
+                    ),
                     _menu_item("Nodes", "dns", "admin:clouds_node_changelist", "clouds.view_node"),
                     _menu_item(
                         "Sites", "cloud", "admin:clouds_site_changelist", "clouds.view_site"

@@ -23,7 +23,7 @@ from workflows.states import TERMINAL, Facts, StageStatus, WorkflowStatus, deriv
 
 logger = logging.getLogger(__name__)
 
-SIGNAL = "signal"  # key: join.generation.member  effect: its header task has run
+SIGNAL = "signal"  # key: join.generation.member  effect: it was sent (see handlers)
 DELETE_CHUNK = "deleteChunk"  # key: chunk        effect: the deletion of its jobs was requested
 
 

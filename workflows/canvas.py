@@ -65,8 +65,8 @@ def is_armed(join: int, generation: int, parts: Iterable[int]) -> bool:
     return all(client.exists(key) for key in keys)
 
 
-def signal(members: Sequence[Member]) -> None:
-    """Send the signals of these members. Errors are logged; the outbox sends again."""
+def signal(members: Sequence[Member]) -> bool:
+    """Send the signals of these members. False after an error, which is logged: some may not have been sent."""
     messages = []
     for member in members:
         body = app.signature(RELEASE, args=(member.join,), immutable=True)
@@ -78,7 +78,7 @@ def signal(members: Sequence[Member]) -> None:
             "chord": body,
         }
         messages.append((CHUNK_ENDED, str(member), options))
-    _publish(messages)
+    return _publish(messages)
 
 
 def request_deletion(chunks: Iterable[int]) -> None:
@@ -86,7 +86,7 @@ def request_deletion(chunks: Iterable[int]) -> None:
     _publish([(DELETE_CHUNK, chunk, {}) for chunk in chunks])
 
 
-def _publish(messages: Sequence[tuple[str, object, Mapping[str, Any]]]) -> None:
+def _publish(messages: Sequence[tuple[str, object, Mapping[str, Any]]]) -> bool:
     try:
         with app.producer_pool.acquire(block=True) as producer:
             for task, argument, options in messages:
@@ -100,6 +100,8 @@ def _publish(messages: Sequence[tuple[str, object, Mapping[str, Any]]]) -> None:
                 )
     except OperationalError as error:
         logger.warning("signals not published: %s", error)
+        return False
+    return True
 
 
 def _group(join: int, generation: int, part: int) -> str:

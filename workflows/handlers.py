@@ -41,7 +41,11 @@ def handle_ended(rows: Sequence[Outbox]) -> None:
 
 
 def handle_signals(rows: Sequence[Outbox]) -> None:
-    """Send signals of open joins in their present generation; others have no effect any more."""
+    """Send signals of open joins in their present generation; others have no effect any more.
+
+    A row goes when its signal was sent: one that is lost on its way is made up for by `workflows.reconcile`, which
+    finds every join that is ready. Waiting for the header task would cost a transaction a signal.
+    """
     members = {row.key: Member.parse(row.key) for row in rows}
     joins = Join.objects.in_bulk({member.join for member in members.values()})
     current = {
@@ -54,7 +58,9 @@ def handle_signals(rows: Sequence[Outbox]) -> None:
     outbox.settle(SIGNAL, members.keys() - current.keys())
     fresh = {member.join for member in current.values() if not joins[member.join].armed}
     armed = _arm(joins[pk] for pk in fresh)
-    canvas.signal([m for m in current.values() if joins[m.join].armed or m.join in armed])
+    ready = {k: m for k, m in current.items() if joins[m.join].armed or m.join in armed}
+    if canvas.signal(list(ready.values())):
+        outbox.settle(SIGNAL, ready)
 
 
 def _arm(joins: Iterable[Join]) -> set[int]:

@@ -4,7 +4,7 @@ Progress comes from the columns of stages, which count whole chunks, and from th
 two moments could miss what passes from one to the other.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from django.db.models import F, OuterRef, QuerySet, Subquery, Sum, Value
@@ -67,6 +67,24 @@ def templates(workflow: Workflow) -> list[dict[str, Any]]:
 
 def progress_of(workflows: Sequence[Workflow]) -> dict[int, Progress]:
     """Progress by workflow, exact at one moment: one query."""
+    sums = {workflow.pk: [0, 0, 0] for workflow in workflows}
+    for pk, _, progress in _rows(workflows):
+        for index, count in enumerate((progress.done, progress.failed, progress.queued)):
+            sums[pk][index] += count
+    return {
+        workflow.pk: Progress(total=workflow.size, done=done, failed=failed, queued=queued)
+        for workflow in workflows
+        for done, failed, queued in [sums[workflow.pk]]
+    }
+
+
+def stage_progress(workflows: Sequence[Workflow]) -> dict[int, Progress]:
+    """The same by stage."""
+    return {stage: progress for _, stage, progress in _rows(workflows)}
+
+
+def _rows(workflows: Sequence[Workflow]) -> Iterator[tuple[int, int, Progress]]:
+    """Workflow, stage and progress of each stage."""
     under_way = Chunk.objects.filter(
         workflow=OuterRef("workflow_id"), stage=OuterRef("pk"), counted=False
     ).order_by()
@@ -76,22 +94,19 @@ def progress_of(workflows: Sequence[Workflow]) -> dict[int, Progress]:
         size_now=_sum(under_way, "size"),
     )
     columns = stages.values_list(
-        *("workflow_id", "status", "size", "adopted", "well", "badly"),
+        *("workflow_id", "pk", "status", "size", "adopted", "well", "badly"),
         *("well_now", "badly_now", "size_now"),
     )
     deleting = {w.pk for w in workflows if w.delete_requested_at is not None}
-    sums = {workflow.pk: [0, 0, 0] for workflow in workflows}
-    for pk, status, size, adopted, well, badly, well_now, badly_now, size_now in columns:
+    for pk, stage, status, size, adopted, well, badly, well_now, badly_now, size_now in columns:
         done, failed = adopted + well + well_now, badly + badly_now
-        released = status == StageStatus.RELEASED
         queued = size_now - well_now - badly_now if pk in deleting else size - done - failed
-        for index, count in enumerate((done, failed, queued if released else 0)):
-            sums[pk][index] += count
-    return {
-        workflow.pk: Progress(total=workflow.size, done=done, failed=failed, queued=queued)
-        for workflow in workflows
-        for done, failed, queued in [sums[workflow.pk]]
-    }
+        released = status == StageStatus.RELEASED
+        yield (
+            pk,
+            stage,
+            Progress(total=size, done=done, failed=failed, queued=queued if released else 0),
+        )
 
 
 def _sum(chunks: "QuerySet[Chunk]", column: str) -> Coalesce:

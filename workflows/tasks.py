@@ -8,7 +8,7 @@ from jobs.states import ACTIVE
 from jobs.transition import delete_jobs
 from prominence.celery import app
 from workflows import canvas
-from workflows.advance import DELETE_CHUNK, SIGNAL, release_join
+from workflows.advance import DELETE_CHUNK, release_join
 from workflows.expand import expand_workflow
 from workflows.models import Join, Workflow
 
@@ -16,7 +16,6 @@ from workflows.models import Join, Workflow
 @app.task(name=canvas.CHUNK_ENDED)  # type: ignore[untyped-decorator]
 def chunk_ended(member: str, **_: Any) -> None:
     """A header of a join's chord: that it runs is the signal."""
-    outbox.settle(SIGNAL, [member])
 
 
 @app.task(name=canvas.RELEASE)  # type: ignore[untyped-decorator]
