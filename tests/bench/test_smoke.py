@@ -13,6 +13,7 @@ from tests.servers import BACKEND, PRODUCTION
 from tests.stack import PROJECT
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(BACKEND != PRODUCTION, reason="benchmarks run PostgreSQL and Redis")
 def test_a_small_benchmark_leaves_its_figures(room: Path) -> None:
     figures = room / "figures.jsonl"
@@ -23,7 +24,7 @@ def test_a_small_benchmark_leaves_its_figures(room: Path) -> None:
         cwd=PROJECT,
         env=os.environ | {"PROMINENCE_TEST_BACKEND": PRODUCTION},
         check=True,
-        timeout=100,
+        timeout=280,
     )
     found = {figure.name: figure for figure in read_figures(figures)}
     assert found["PSS idle: node"].value
