@@ -116,17 +116,21 @@ class Matching:
 
     def run(self) -> list[Batch]:
         """Place what fits, then let short jobs wait ahead on nodes that are full."""
-        fits = {
-            shape
-            for shape in self.backlog.shapes()
-            if any(node.fits(self.need_of(shape)) for node in self.nodes)
-        }
+        fits = self.fitting()
         for job in self.backlog.turns(fits):
             self._place(job, fits)
             if self._placed >= self.limit:
                 return self._batches
         self._look_ahead()
         return self._batches
+
+    def fitting(self) -> set[str]:
+        """Shapes that something waits with and some node has room for."""
+        return {
+            shape
+            for shape in self.backlog.shapes()
+            if any(node.fits(self.need_of(shape)) for node in self.nodes)
+        }
 
     def _place(self, job: Queued, fits: set[str]) -> None:
         need = self.need_of(job.shape)
@@ -178,7 +182,7 @@ class Matching:
         Slots pass on within the look-ahead, so a node gets none while anything else waits that it could run.
         """
         shapes = self.backlog.shapes()
-        if len(shapes) != 1 or not all(map(self._is_short, self.backlog.kinds_ahead())):
+        if len(shapes) != 1 or not all(map(self._is_short, self.backlog.kinds_ahead(shapes))):
             return
         for job in self.backlog.turns(shapes):
             need = self.need_of(job.shape)

@@ -54,6 +54,7 @@ class Scheduler:
         self._bell = Doorbell(WAKE)
         self._together: dict[str, int] = {}
         self._kinds_read = 0.0
+        self._kinds_of: set[str] = set()
         self._polled = 0.0
         self._rebuilt = 0.0
         self._idle = True
@@ -119,21 +120,24 @@ class Scheduler:
         nodes = free_nodes()
         if not nodes:
             return []
-        self._read_kinds()
-        return Matching(
+        matching = Matching(
             backlog=self._backlog,
             nodes=nodes,
             need_of=need_of,
             together=lambda kind: self._together.get(kind, 1),
-        ).run()
+        )
+        shapes = self._backlog.shapes()
+        # Only a single shape is looked ahead for when it does not fit.
+        self._read_kinds(matching.fitting() if len(shapes) > 1 else shapes)
+        return matching.run()
 
-    def _read_kinds(self) -> None:
-        """How many of the kinds at the heads may travel together; asked at most once a second."""
+    def _read_kinds(self, shapes: set[str]) -> None:
+        """How many of the kinds at the heads of these may travel together; asked at most once a second."""
         now = time.monotonic()
-        if now - self._kinds_read < KINDS_FRESH_S:
+        if now - self._kinds_read < KINDS_FRESH_S and shapes <= self._kinds_of:
             return
-        self._kinds_read = now
-        kinds = self._backlog.kinds_ahead()
+        self._kinds_read, self._kinds_of = now, shapes
+        kinds = self._backlog.kinds_ahead(shapes)
         short = Kind.objects.filter(pk__in=kinds, short=True).values_list("pk", "recent_s")
         self._together = {kind: batch_of(median(recent_s)) for kind, recent_s in short}
 

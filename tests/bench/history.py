@@ -8,7 +8,7 @@ from tests.bench.calls import Caller
 from tests.bench.figures import percentile
 from tests.bench.filling import PER_USER, History
 from tests.bench.options import Options
-from tests.bench.rig import USER, Rig, job_document
+from tests.bench.rig import SLOTS, USER, Rig, job_document
 
 SMALL = 10_000
 SAMPLES = 200
@@ -16,8 +16,8 @@ WARM = 20
 READERS = 50
 WAKES = 30
 LABELS = {"app": "bench", "sweep": "s0"}
-UNFITTING = {"cpus": 64, "memory": 1, "disk": 1, "nodes": 1}
-"""More than the node has: these wait for good."""
+UNFITTING = {"cpus": SLOTS, "memory": 1, "disk": 1, "nodes": 1}
+"""The whole node, which another job has a slot of: these wait for good."""
 
 PATHS: Mapping[str, str] = {
     "GET /jobs": "/jobs",
@@ -47,6 +47,8 @@ def _begin(rig: Rig) -> History:
     """One job of each sort, as the system itself makes them."""
     ended = rig.submit(job_document("/bin/echo", "hello", labels=LABELS))
     rig.wait_drained()
+    blocker = rig.submit(job_document("/bin/sleep", "3600"), user="bob")
+    rig.stack.wait_status(blocker, "running", user="bob")
     waiting = rig.submit(job_document("/bin/true", labels=LABELS, resources=UNFITTING))
     return History(rig=rig, ended=ended, waiting=waiting)
 

@@ -1,7 +1,10 @@
 """Matching as a pure function: what holds for any backlog and any nodes."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from clouds.backlog import HEAD, Backlog
 from clouds.capacity import Amount
@@ -143,3 +146,39 @@ def test_head_that_ran_low_asks_for_more() -> None:
     backlog.refill((1, "small"), rest, more=False)
     assert [job.job for job in backlog.turns({"small"})] == [HEAD + 1, HEAD + 2]
     assert backlog.wants_refill() == []
+
+
+class BacklogAccounts(RuleBasedStateMachine):
+    """What a backlog keeps up to date equals what counting would give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backlog = Backlog()
+        self.waiting: dict[tuple[int, str], set[int]] = {}
+
+    @rule(owner=st.integers(1, 4), shape=st.sampled_from(["small", "large"]), job=st.integers(1, 9))
+    def add(self, owner: int, shape: str, job: int) -> None:
+        self.backlog.add([Queued(owner, shape, 0, job + 10 * owner)])
+        self.waiting.setdefault((owner, shape), set()).add(job + 10 * owner)
+
+    @rule(shapes=st.sets(st.sampled_from(["small", "large"])), count=st.integers(1, 5))
+    def take(self, shapes: set[str], count: int) -> None:
+        for job in itertools.islice(self.backlog.turns(shapes), count):
+            assert job.shape in shapes
+            self.waiting[job.owner, job.shape].remove(job.job)
+
+    @rule(owner=st.integers(1, 4), shape=st.sampled_from(["small", "large"]), more=st.booleans())
+    def refill(self, owner: int, shape: str, more: bool) -> None:
+        self.backlog.refill((owner, shape), [Queued(owner, shape, 0, 99)], more=more)
+        self.waiting[owner, shape] = {99}
+
+    @invariant()
+    def accounts_agree(self) -> None:
+        full = {key for key, jobs in self.waiting.items() if jobs}
+        assert len(self.backlog) <= sum(map(len, self.waiting.values()))
+        assert set(self.backlog.keys()) == full
+        assert self.backlog.shapes() == {shape for _, shape in full}
+        assert len(self.backlog) == sum(map(self.backlog.waiting, self.waiting))
+
+
+TestBacklogAccounts = BacklogAccounts.TestCase
