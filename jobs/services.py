@@ -3,13 +3,14 @@
 Status changes happen in `jobs.transition` alone; a job is born here, pending.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import DataError, IntegrityError, transaction
 
 from jobs.births import (
     columns_of,
@@ -28,19 +29,33 @@ from jobs.spec import JobDocument, stored_form
 from jobs.states import JobStatus, Reason
 from jobs.transition import delete_jobs as end_jobs
 from prominence.bus import announce_queued
+from prominence.combining import Combiner
 from prominence.errors import BadRequest, InvalidDocument, Problem, UnknownJob
+
+# More than an API process has threads by default.
+TOGETHER = 32
 
 
 def submit_job(*, owner: User, document: JobDocument) -> Job:
     """Queue a job: row, labels, input files and first event in one transaction; then wake the scheduler.
 
+    Jobs that come at the same time share a transaction, unless the caller has one of its own.
+
     Raises:
         InvalidDocument: it asks for e-mail that cannot be sent.
     """
     _check_notifications(owner, document)
-    with transaction.atomic():
-        store_inputs(owner.pk, document)
-        return _create(owner, document.name, stored_form(document), columns_of(owner.pk, document))
+    birth = _Birth(
+        owner=owner,
+        name=document.name,
+        spec=stored_form(document),
+        columns=columns_of(owner.pk, document),
+    )
+    if document.inputs or transaction.get_connection().in_atomic_block:
+        with transaction.atomic():
+            store_inputs(owner.pk, document)
+            return _create([birth])[0]
+    return _create_together(birth)
 
 
 def clone_job(*, owner: User, job_id: int) -> Job:
@@ -54,7 +69,8 @@ def clone_job(*, owner: User, job_id: int) -> Job:
         if job is None:
             raise UnknownJob
         touch_inputs(owner.pk, job.spec)
-        return _create(owner, job.name, job.spec, copy_columns(job))
+        birth = _Birth(owner=owner, name=job.name, spec=job.spec, columns=copy_columns(job))
+        return _create([birth])[0]
 
 
 def remove_job(*, owner: User, job_id: int) -> None:
@@ -108,13 +124,41 @@ def _check_notifications(owner: User, document: JobDocument) -> None:
         raise InvalidDocument(problems)
 
 
-def _create(owner: User, name: str, spec: Mapping[str, Any], columns: Mapping[str, Any]) -> Job:
-    """The rows of a new job, in the caller's transaction."""
-    job = Job.objects.create(owner=owner, name=name, spec=spec, **row_of(columns))
-    store_labels([job])
-    store_policies([job])
-    Event.objects.create(
-        job=job, after=JobStatus.PENDING, reason=Reason.SUBMITTED, actor=owner.username
-    )
-    transaction.on_commit(partial(announce_queued, [queued_form(job)]))
-    return job
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Birth:
+    """What a new job is made of."""
+
+    owner: User
+    name: str
+    spec: Mapping[str, Any]
+    columns: Mapping[str, Any]
+
+
+def _create(births: Sequence[_Birth]) -> list[Job]:
+    """The rows of new jobs, all or none; hints after the commit."""
+    with transaction.atomic():
+        jobs = Job.objects.bulk_create(
+            [
+                Job(owner=birth.owner, name=birth.name, spec=birth.spec, **row_of(birth.columns))
+                for birth in births
+            ]
+        )
+        store_labels(jobs)
+        store_policies(jobs)
+        Event.objects.bulk_create(
+            [
+                Event(
+                    job=job,
+                    after=JobStatus.PENDING,
+                    reason=Reason.SUBMITTED,
+                    actor=job.owner.username,
+                )
+                for job in jobs
+            ]
+        )
+        transaction.on_commit(partial(announce_queued, [queued_form(job) for job in jobs]))
+    return jobs
+
+
+# Not when the connection is lost: the commit may have arrived, and nothing may be made twice.
+_create_together = Combiner(_create, limit=TOGETHER, harmless=(DataError, IntegrityError))
