@@ -28,7 +28,8 @@ class _Call(Generic[T, R]):
 class Combiner(Generic[T, R]):
     """`do` takes up to `limit` items and returns as many results, or raises.
 
-    After an error in `harmless` nothing has changed, and each item is tried alone; any other is everybody's in the batch.
+    After an error in `harmless` nothing has changed, and each item is tried alone; any other is everybody's in the
+    batch.
     """
 
     def __init__(

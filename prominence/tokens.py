@@ -19,6 +19,10 @@ USER_TOKEN_DAYS = 30
 JOB_TOKEN_MARGIN_S = 24 * 3600
 
 
+# Tokens of a process's recent callers, some 500 bytes each.
+REMEMBERED = 10_000
+
+
 class InvalidToken(Exception):
     """Not a token of this server, expired, or changed. Says no more than that, to nobody."""
 
@@ -43,11 +47,14 @@ def issue_job_token(*, job_id: int, username: str, walltime_s: float) -> str:
 
 
 def verify_token(token: str) -> Principal:
-    """Whom a token speaks for.
+    """Whom a token speaks for. What was found once is remembered until it expires: checking costs as much as a query.
 
     Raises:
         InvalidToken: wrong signature, issuer or shape, or expired.
     """
+    known = _verified.get(token)
+    if known and time.time() < known[0]:
+        return known[1]
     try:
         claims = jwt.decode(
             token,
@@ -58,7 +65,14 @@ def verify_token(token: str) -> Principal:
         )
     except (jwt.PyJWTError, ValueError) as error:
         raise InvalidToken from error
-    return _principal(claims)
+    principal = _principal(claims)
+    if len(_verified) >= REMEMBERED:
+        _verified.clear()
+    _verified[token] = (float(claims["exp"]), principal)
+    return principal
+
+
+_verified: dict[str, tuple[float, Principal]] = {}
 
 
 def _issue(claims: dict[str, Any], valid_s: float) -> str:

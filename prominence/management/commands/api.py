@@ -75,6 +75,7 @@ async def _serve(listener: socket.socket, ready: Any) -> None:
         log_config=None,
         log_level="warning",
         lifespan="on",
+        http="httptools",
         ws="none",
         loop="asyncio",
         server_header=False,
