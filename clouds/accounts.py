@@ -11,6 +11,7 @@ import redis
 
 from clouds.models import Incarnation
 from clouds.states import ALIVE
+from prominence import metrics
 from prominence.bus import server_redis
 from worker.protocol import key_prefix, redis_user
 
@@ -72,6 +73,7 @@ def restore_missing_users() -> int:
     if missing:
         create_users(missing)
         logger.warning("made %d Redis users again", len(missing))
+        metrics.count("rescues", len(missing), "user")
     return len(missing)
 
 

@@ -23,6 +23,7 @@ from jobs.output import store_piece, stored_end
 from jobs.reports import EndReport, LogFacts
 from jobs.states import Reason
 from jobs.transition import apply_reports
+from prominence import metrics
 from prominence.bus import server_redis
 from prominence.streams import walk_stream
 from worker.protocol import AttemptKey, Keys, key_prefix
@@ -48,6 +49,7 @@ def fence_silent() -> list[int]:
         ]
     if fenced:
         logger.warning("incarnations %s are silent for their lease: fenced", fenced)
+        metrics.count("leases_lost", len(fenced))
         accounts.remove_users(fenced)
     return fenced
 

@@ -19,6 +19,7 @@ from jobs import outbox
 from jobs.models import Outbox, Placement
 from jobs.reports import Opened
 from jobs.states import AttemptStatus
+from prominence import metrics
 from prominence.bus import server_redis
 from worker.protocol import (
     RUN_QUEUE,
@@ -143,7 +144,9 @@ def handle_due_offers(rows: Sequence[Outbox]) -> None:
     speaking = {key: p for key, p in placements.items() if p.incarnation in alive}
     stale = {row.key for row in rows if row.tries >= UNCLAIMED_TRIES}
     _stop([p for key, p in speaking.items() if key in stale])
-    publish(_not_waiting([p for key, p in speaking.items() if key not in stale]))
+    gone = _not_waiting([p for key, p in speaking.items() if key not in stale])
+    metrics.count("rescues", len(gone), "offer")
+    publish(gone)
     _settle_gone(outbox.OFFER, rows, placements)
 
 

@@ -15,6 +15,7 @@ from jobs import outbox
 from jobs.models import Job
 from jobs.states import Reason
 from jobs.transition import fail_queued
+from prominence import metrics
 from prominence.bus import BEAT, EPOCH, NODES, announce_due, announce_queued, server_redis
 from prominence.streams import Doorbell
 
@@ -55,6 +56,7 @@ class Reconciler:
         """A missing epoch reveals a flush: everything due is published again, users are made anew."""
         if server_redis().set(EPOCH, secrets.token_hex(8), nx=True):
             logger.warning("Redis was empty: publishing again what is due")
+            metrics.count("rescues", 1, "flush")
             accounts.restore_missing_users()
             outbox.all_due_now()
             announce_due()

@@ -30,6 +30,7 @@ from clouds.states import IncarnationStatus
 from jobs.models import Job, Kind
 from jobs.reports import Assignment, Opened, PlacementPlan
 from jobs.transition import open_attempts
+from prominence import metrics
 from prominence.bus import WAKE, Queued
 from prominence.streams import Doorbell
 
@@ -87,6 +88,7 @@ class Scheduler:
         wanted = sum(len(batch.jobs) for batch in batches)
         opened = self._commit(batches) if batches else []
         if opened:
+            metrics.count("matches", len(opened))
             offers.publish(opened)
         self._gathering.handled(wanted)
         self._impossible.judge(self._backlog.keys())
@@ -105,7 +107,9 @@ class Scheduler:
             recent = Job.objects.filter(
                 queued=True, queued_at__gte=Now() - timedelta(seconds=unseen_s)
             )
+            before = len(self._backlog)
             self._backlog.add(_queued(recent))
+            metrics.count("rescues", len(self._backlog) - before, "poll")
             self._polled = now
 
     def _refill(self, key: QueueKey) -> None:

@@ -42,6 +42,7 @@ from jobs.states import (
     Standing,
     judge,
 )
+from prominence import metrics
 from prominence.bus import Queued, announce_changes, announce_due, announce_queued
 
 logger = logging.getLogger(__name__)
@@ -339,6 +340,8 @@ class _Ledger:
         if self._notices:
             outbox.put(outbox.NOTIFY, self._notices)
         hooks.placements_ended(placements)
+        reasons = [report.reason for report in self._ended.values()]
+        transaction.on_commit(partial(metrics.count_each, "attempts_ended", reasons))
         transaction.on_commit(partial(announce_changes, sorted(self._changed_jobs)))
         if self._requeued or placements:
             transaction.on_commit(partial(announce_queued, list(self._requeued)))

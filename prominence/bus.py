@@ -23,6 +23,7 @@ NODES = "s:nodes"  # stream: doorbell of ingest: the set of nodes changed
 WORKFLOWS = "s:workflows"  # stream: doorbell of the workflows loop: something may be expanded
 CHANGES = "s:changes"  # stream: {d: JSON list of job ids}; read by followers of jobs
 EPOCH = "s:epoch"  # string: random; gone after a flush
+COUNTERS = "s:counters"  # hash: name|label -> how often, since Redis was empty
 BEAT = "s:beat:"  # string per part: last proof of work, expires
 STREAM_LENGTH = 10_000
 # A lost reply must not turn into a second, late try: hints are sent once, blocking reads stay below the timeout.

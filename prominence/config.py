@@ -41,7 +41,9 @@ class Config:
     lease_s: float
     heartbeat_s: float
     republish_s: float
+    stuck_s: float
     api_threads: int
+    metrics_token: str
     log_window_bytes: int
     log_cap_bytes: int
     allow_process_runtime: bool
@@ -91,7 +93,9 @@ def load_config(env: Mapping[str, str] | None = None) -> Config:
         lease_s=reader.number("LEASE_S", 600.0, low=1),
         heartbeat_s=reader.number("HEARTBEAT_S", 10.0, low=0.1),
         republish_s=reader.number("REPUBLISH_S", 5.0, low=0.1),
+        stuck_s=reader.number("STUCK_S", 15.0, low=1),
         api_threads=int(reader.number("API_THREADS", 8, low=1)),
+        metrics_token=reader.text("METRICS_TOKEN"),
         log_window_bytes=int(reader.number("LOG_WINDOW_BYTES", 4 << 20, low=1 << 16)),
         log_cap_bytes=int(reader.number("LOG_CAP_BYTES", 1 << 30, low=1 << 16)),
         allow_process_runtime=reader.flag("ALLOW_PROCESS_RUNTIME"),

@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from prominence.openapi import SchemaPage, SchemaView
-from prominence.views import HealthView, NoSuchPathView, NotAvailableView
+from prominence.views import HealthView, NoSuchPathView, NotAvailableView, metrics_view
 
 api: list[URLPattern | URLResolver] = [
     path("health", HealthView.as_view()),
@@ -21,7 +21,7 @@ api: list[URLPattern | URLResolver] = [
 ]
 urlpatterns = [
     path("admin/", admin.site.urls),
-    path("node/v1/", include("clouds.node_api")),
+    path("metrics", metrics_view),
     path("node/v1/", include("clouds.node_api")),
     path("api/v1/", include(api)),
     path("prominence/v1/", include(api)),  # what PyPI `prominence` 0.21 and the notebooks use

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.utils.crypto import constant_time_compare
 from django.views import defaults
 from drf_spectacular.utils import extend_schema
+from prometheus_client import CONTENT_TYPE_LATEST
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.renderers import BaseRenderer
@@ -12,9 +15,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from prominence.auth import JobTokenScope
-from prominence.errors import BadRequest, NoSuchPath, NotAvailable, as_api_error
+from prominence.auth import JobTokenScope, authenticate_header_value
+from prominence.errors import BadRequest, NoSuchPath, NotAuthenticated, NotAvailable, as_api_error
 from prominence.health import failing_parts
+from prominence.metrics import render
 
 API_ROOTS = ("/api/", "/prominence/", "/node/")
 
@@ -54,8 +58,26 @@ class HealthView(ApiView):
     def get(self, request: Request) -> Response:
         failing = failing_parts()
         if failing:
-            return Response({"errors": ",".join(failing)}, status=409)
+            return Response({"errors": "; ".join(map(str, failing))}, status=409)
         return Response(status=204)
+
+
+def metrics_view(request: HttpRequest) -> HttpResponse:
+    """GET /metrics for Prometheus: with the operators' token (PROMINENCE_METRICS_TOKEN), or a staff member's own."""
+    if not _is_operator(request.headers.get("Authorization", "")):
+        return HttpResponse("operators only\n", status=403, content_type="text/plain")
+    return HttpResponse(render(), content_type=CONTENT_TYPE_LATEST)
+
+
+def _is_operator(header: str) -> bool:
+    wanted = settings.CONFIG.metrics_token
+    if wanted and constant_time_compare(header, f"Bearer {wanted}"):
+        return True
+    try:
+        user, principal = authenticate_header_value(header)
+    except NotAuthenticated:
+        return False
+    return user.is_staff and principal.job_id is None
 
 
 @extend_schema(exclude=True)

@@ -15,10 +15,10 @@ from typing import IO
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-# Only for production: the chaos schedule, the benchmarks. Not for production: what meets neither a
-# database nor Redis, or runs on SQLite and Valkey anyway.
+# Only for production: the chaos schedule, the benchmarks, loops in processes of their own. Not for production: what meets
+# neither a database nor Redis, or runs on SQLite and Valkey anyway.
 LEFT_OUT = {
-    "embedded": ["chaos", "bench"],
+    "embedded": ["chaos", "bench", "e2e/test_health.py"],
     "production": [
         *("unit", "model", "runtimes", "worker"),
         *("integration/test_protocol_machine.py", "e2e/test_up.py"),

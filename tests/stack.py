@@ -50,6 +50,7 @@ class Stack:
     mirror: str = ""
     postgres: PostgresServer | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    loops: tuple[str, ...] = ()  # each in a process named after it, in place of `control`
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True)
@@ -84,7 +85,11 @@ class Stack:
         self._commands["api"] = self._server("api", "--host", HOST, "--port", str(self.port))
         self._commands["worker"] = self._server("worker")
         self.restart("api")
-        self.start_control()
+        for part in self.loops:
+            self._commands[part] = self._server("control", "--only", part)
+            self.restart(part)
+        if not self.loops:
+            self.start_control()
         self.restart("worker")
         for _ in range(self.nodes):
             self.add_node()

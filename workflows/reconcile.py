@@ -13,6 +13,7 @@ from django.db import transaction
 from django.db.models import F, Q
 
 from jobs.models import Chunk
+from prominence import metrics
 from workflows import canvas, ranges
 from workflows.advance import release_join
 from workflows.expand import expand_workflow
@@ -57,6 +58,7 @@ class JoinCheck:
         for join_id in [pk for pk, since in ready.items() if now - since >= self.grace_s]:
             if release_join(join_id):
                 self.rescues.released += 1
+                metrics.count("rescues", 1, "join")
                 expand_workflow(Join.objects.values_list("workflow_id", flat=True).get(pk=join_id))
 
     def _arm_anew(self, join: Join) -> None:
@@ -75,6 +77,7 @@ class JoinCheck:
         canvas.arm(join.pk, join.generation + 1, missing)
         Join.objects.filter(pk=join.pk, generation=join.generation + 1).update(armed=True)
         self.rescues.armed += 1
+        metrics.count("rescues", 1, "chord")
 
 
 def _missing(join: Join) -> Iterator[int]:

@@ -39,7 +39,7 @@ SETTINGS = {
     "PROMINENCE_ALLOW_PROCESS_RUNTIME": "1",
     "PROMINENCE_SECRET_KEY": SECRET_KEY,
 }
-CONTROL = {"scheduler": "scheduler", "ingest": "ingest", "control": "outbox,reconciler"}
+CONTROL = {"scheduler": "scheduler", "ingest": "ingest", "control": "outbox,reconciler,workflows"}
 SERVERS = ("api", *CONTROL)
 NODE_CPUS = 5
 DISK_MB = 200

@@ -7,6 +7,7 @@ from django.test import Client
 
 from jobs.models import Event, InputFile, Job, Outbox, PlacementPolicy
 from prominence.bus import BEAT, server_redis
+from prominence.health import LOOPS
 from tests.contract.conftest import Api, golden
 from tests.servers import RedisServer
 from tests.unit.test_spec_refusals import BAD
@@ -145,15 +146,21 @@ def test_unknown_host_is_400_in_json(api: Api, settings: object) -> None:
     assert (response.status_code, response.json()) == (400, {"error": "Bad request"})
 
 
-@pytest.mark.parametrize("beats", [[], ["scheduler"], ["ingest"], ["scheduler", "ingest"]])
-def test_health_names_what_does_not_beat_c43(redis_server: RedisServer, beats: list[str]) -> None:
+@pytest.mark.parametrize(
+    "beats", [[], ["scheduler"], ["ingest", "workflows"], LOOPS[:-1], LOOPS], ids=len
+)
+@pytest.mark.django_db
+def test_health_names_what_completes_nothing_c43(
+    redis_server: RedisServer, beats: list[str]
+) -> None:
     for part in beats:
         server_redis().set(BEAT + part, "1", ex=60)
-    failing = [part for part in ("scheduler", "ingest") if part not in beats]
 
     response = Client().get("/api/v1/health")
 
+    failing = [part for part in LOOPS if part not in beats]
     if failing:
-        assert (response.status_code, response.json()) == (409, {"errors": ",".join(failing)})
+        said = "; ".join(f"{part}: it has completed no step for 15 s" for part in failing)
+        assert (response.status_code, response.json()) == (409, {"errors": said})
     else:
         assert (response.status_code, response.content) == (204, b"")

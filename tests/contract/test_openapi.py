@@ -20,6 +20,7 @@ from jsonschema import Draft202012Validator
 
 from jobs.states import JobStatus
 from prominence.bus import BEAT, server_redis
+from prominence.health import LOOPS
 from prominence.tokens import issue_token
 from prominence.views import NoSuchPathView, NotAvailableView
 from tests.contract.conftest import GOLDEN, PI, Api, MakeJob, golden
@@ -125,7 +126,7 @@ def test_page_to_read_and_try_uses_our_own_assets() -> None:
 @pytest.fixture
 def live_parts(redis_server: RedisServer) -> None:
     """Health is asked about as well."""
-    for part in ("scheduler", "ingest"):
+    for part in LOOPS:
         server_redis().set(BEAT + part, "1", ex=600)
 
 
