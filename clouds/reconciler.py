@@ -10,8 +10,9 @@ import time
 from django.conf import settings
 from django.db.models.functions import Now
 
-from clouds import accounts, lifecycle
+from clouds import accounts, lifecycle, retention
 from jobs import outbox
+from jobs import retention as jobs_retention
 from jobs.models import Job
 from jobs.states import Reason
 from jobs.transition import fail_queued
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 USERS_S = 10.0
 KEY_SPACES_S = 60.0
+REMOVAL_S = 600.0
 EXPIRED_BATCH = 1000
 
 
@@ -36,6 +38,7 @@ class Reconciler:
         self._ingest_steady = time.monotonic()
         self._users_checked = 0.0
         self._spaces_checked = 0.0
+        self._old_removed = -REMOVAL_S
         self._bell = Doorbell(NODES)
 
     def start(self) -> None:
@@ -51,6 +54,7 @@ class Reconciler:
         self._judge_leases()
         self._expire_waiting()
         self._clear_key_spaces()
+        self._remove_old()
 
     def _check_epoch(self) -> None:
         """A missing epoch reveals a flush: everything due is published again, users are made anew."""
@@ -81,6 +85,13 @@ class Reconciler:
         ids = list(late.order_by("queue_deadline").values_list("pk", flat=True)[:EXPIRED_BATCH])
         if ids:
             fail_queued(ids, reason=Reason.QUEUE_TIME, actor="reconciler")
+
+    def _remove_old(self) -> None:
+        """A batch a step while there is something, then a look now and then."""
+        if time.monotonic() - self._old_removed < REMOVAL_S:
+            return
+        if not jobs_retention.remove_old() + retention.remove_old():
+            self._old_removed = time.monotonic()
 
     def _clear_key_spaces(self) -> None:
         if time.monotonic() - self._spaces_checked > KEY_SPACES_S:

@@ -4,11 +4,14 @@
 """
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jobs.models import Placement
 
+InputUse = Callable[[int], "datetime | None"]
+_input_uses: list[InputUse] = []
 PlacementsEnded = Callable[[Sequence["Placement"]], None]
 _placements_ended: list[PlacementsEnded] = []
 
@@ -21,3 +24,12 @@ def on_placements_ended(hook: PlacementsEnded) -> None:
 def placements_ended(placements: Sequence["Placement"]) -> None:
     for hook in _placements_ended:
         hook(placements)
+
+
+def on_input_use(oldest: InputUse) -> None:
+    """Register when a user's (by id) oldest thing that may need input files was submitted; retention asks."""
+    _input_uses.append(oldest)
+
+
+def input_uses(owner: int) -> list[datetime | None]:
+    return [oldest(owner) for oldest in _input_uses]

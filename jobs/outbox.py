@@ -16,6 +16,7 @@ from jobs.models import Outbox
 
 OFFER = "offer"  # key: job.attempt.rank      effect: the node claimed it, or the attempt ended
 STOP = "stop"  # key: job.attempt.rank       effect: the attempt ended
+OBJECTS = "objects"  # key: a digest          effect: the objects that it names are removed
 CHUNK_STARTED = "chunkStarted"  # key: chunk   effect: its workflow is seen running
 CHUNK_ENDED = "chunkEnded"  # key: chunk     effect: it is counted in its stage
 NOTIFY = "notify"  # key: job.number  effect: the message was taken; handled by jobs.notifier alone

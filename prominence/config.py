@@ -42,6 +42,8 @@ class Config:
     heartbeat_s: float
     republish_s: float
     stuck_s: float
+    retention_jobs_days: float
+    retention_nodes_days: float
     api_threads: int
     metrics_token: str
     log_window_bytes: int
@@ -93,6 +95,8 @@ def load_config(env: Mapping[str, str] | None = None) -> Config:
         lease_s=reader.number("LEASE_S", 600.0, low=1),
         heartbeat_s=reader.number("HEARTBEAT_S", 10.0, low=0.1),
         republish_s=reader.number("REPUBLISH_S", 5.0, low=0.1),
+        retention_jobs_days=reader.number("RETENTION_JOBS_DAYS", 0.0, low=0),
+        retention_nodes_days=reader.number("RETENTION_NODES_DAYS", 30.0, low=1),
         stuck_s=reader.number("STUCK_S", 15.0, low=1),
         api_threads=int(reader.number("API_THREADS", 8, low=1)),
         metrics_token=reader.text("METRICS_TOKEN"),

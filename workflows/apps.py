@@ -5,6 +5,8 @@ class WorkflowsConfig(AppConfig):
     name = "workflows"
 
     def ready(self) -> None:
-        from workflows import handlers  # noqa: PLC0415 models exist only now
+        from jobs.hooks import on_input_use  # noqa: PLC0415 models exist only now
+        from workflows import handlers, queries  # noqa: PLC0415
 
         handlers.register()
+        on_input_use(queries.oldest_workflow)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from django.db.models import Q, QuerySet
 
@@ -11,9 +12,21 @@ from prominence.errors import BadRequest
 from workflows import ranges
 from workflows.expand import unfinished
 from workflows.models import Stage, Workflow, WorkflowLabel
-from workflows.states import ACTIVE, TERMINAL, StageStatus
+from workflows.states import ACTIVE, TERMINAL, StageStatus, WorkflowStatus
 
 NO_JOB = "there is no job {} in this workflow"
+
+
+def oldest_workflow(owner_id: int) -> datetime | None:
+    """When the user's oldest workflow was submitted: its templates name input files. A probe for each status."""
+    firsts = [
+        Workflow.objects.filter(owner=owner_id, status=status)
+        .order_by("pk")
+        .values_list("created_at", flat=True)
+        .first()
+        for status in WorkflowStatus
+    ]
+    return min((at for at in firsts if at), default=None)
 
 
 def select_workflows(owner_id: int, query: ListQuery) -> "QuerySet[Workflow]":
