@@ -1,7 +1,7 @@
 """What is removed when it is old enough: ended jobs with all that is theirs, input files, keys of requests, run times.
 
-Owns the removal, in batches of bounded size, each one transaction, found through indexes: it costs what it removes, never
-what there is. Objects go by an outbox row, so that a crash leaves none behind. Jobs of workflows go with their
+Owns the removal, in batches of bounded size, each one transaction, found through indexes: it costs what it removes,
+never what there is. Objects go by an outbox row, so that a crash leaves none behind. Jobs of workflows go with their
 workflow, which is not this room's affair; `remove_jobs` is what removes them. How old is old enough: the settings.
 """
 

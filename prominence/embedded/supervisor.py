@@ -5,6 +5,7 @@ Owns the children; knows nothing of what they do. Single-threaded: everything ha
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ LONGEST_BACKOFF_S = 30.0
 STEADY_AFTER_S = 60.0
 TICK_S = 0.1
 LOG_BYTES = 32 << 20
+LOGS_EVERY_S = 5.0
 STARTS_BEFORE_READY = 5
 TAIL_LINES = 15
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
@@ -90,10 +92,14 @@ class _Child:
 class Supervisor:
     """Runs parts until told to end. Blocks the signals it waits for; use as a context manager."""
 
-    def __init__(self, *, logs: Path, pids: Path, verbose: bool = False) -> None:
+    def __init__(
+        self, *, logs: Path, pids: Path, verbose: bool = False, log_bytes: int = LOG_BYTES
+    ) -> None:
         self._logs = logs
         self._pids = pids
         self._verbose = verbose
+        self._log_bytes = log_bytes
+        self._logs_due = 0.0
         self._children: dict[str, _Child] = {}
 
     def __enter__(self) -> "Supervisor":
@@ -149,8 +155,9 @@ class Supervisor:
         self._note_ends()
         for child in self._children.values():
             if child.process is None and time.monotonic() >= child.start_at:
-                self._spawn(child)
+                self._spawn_again(child)
         self._echo_logs()
+        self._bound_logs()
 
     def stop(self) -> None:
         """End all parts, the highest tier first, and whatever process is left below this one. Idempotent."""
@@ -176,7 +183,19 @@ class Supervisor:
             child.process = spawn(child.part.command, self.log_of(child.part.name))
         except OSError as error:
             raise PartFailedError(f"{child.part.name}: {error}") from error
-        self._pid_file(child.part).write_text(f"{child.process.pid}\n")
+        try:
+            self._pid_file(child.part).write_text(f"{child.process.pid}\n")
+        except OSError as error:  # a full disk: the file is for people, the part runs
+            logger.warning("%s: its process id cannot be noted: %s", child.part.name, error)
+
+    def _spawn_again(self, child: _Child) -> None:
+        """What worked once is tried again: there may be no room on the disk, or for a process, just now."""
+        try:
+            self._spawn(child)
+        except (PartFailedError, OSError) as error:
+            delay = child.backoff.after(0.0)
+            child.start_at = time.monotonic() + delay
+            logger.warning("%s: %s; it starts again in %.1f s", child.part.name, error, delay)
 
     def _note_ends(self) -> None:
         by_pid = {child.process.pid: child for child in self._children.values() if child.process}
@@ -251,6 +270,27 @@ class Supervisor:
             child.log_seen += len(lines) + len(newline)
             for line in lines.splitlines():
                 sys.stderr.write(f"{child.part.name}: {line.decode(errors='replace')}\n")
+
+    def _bound_logs(self) -> None:
+        """Now and then, put aside what has grown too long; its writer, which appends, goes on at the beginning."""
+        if time.monotonic() < self._logs_due:
+            return
+        self._logs_due = time.monotonic() + LOGS_EVERY_S
+        for child in self._children.values():
+            log = self.log_of(child.part.name)
+            if log.exists() and log.stat().st_size > self._log_bytes:
+                _put_aside(log)
+                child.log_seen = 0
+
+
+def _put_aside(log: Path) -> None:
+    """Copy and cut: lines that come in between are lost. Without room for a copy it is only cut, which makes some."""
+    aside = log.with_suffix(".log.1")
+    try:
+        shutil.copyfile(log, aside)
+    except OSError:
+        aside.unlink(missing_ok=True)
+    os.truncate(log, 0)
 
 
 def _begin_log(log: Path) -> int:

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from prominence.embedded.data_dir import DataDir, DataDirBusyError
+from prominence.embedded.processes import parent_of
 from prominence.embedded.supervisor import Backoff
 from tests.processes import kill_processes_of, processes_of
 from tests.wait import wait_until
@@ -31,7 +33,7 @@ def part(name, tier):
                 stop_timeout_s=1)
 parts = [part("first", 0), part("second", 1)]
 try:
-    with Supervisor(logs=room, pids=room) as supervisor:
+    with Supervisor(logs=room, pids=room, log_bytes=100_000) as supervisor:
         supervisor.start(*parts)
         supervisor.wait_ready(*parts, timeout_s=20)
         (room / "all-ready").touch()
@@ -71,6 +73,55 @@ def test_a_child_that_ends_is_started_again(room: Path) -> None:
     os.kill(before, signal.SIGKILL)
 
     wait_until(lambda: supervised.pid("first") != before, 10)
+    supervised.process.terminate()
+    assert supervised.process.wait(10) == 0
+
+
+def test_part_that_keeps_ending_is_started_more_and_more_seldom(room: Path) -> None:
+    """Each start notes when; the pauses between them double, whatever a start takes itself."""
+    script = (
+        "touch $NAME.ready; cut -d' ' -f1 /proc/uptime >> $NAME.starts; [ -e go ] && sleep 1000"
+    )
+    supervised = Supervised(room, script)
+    starts = room / "first.starts"
+
+    wait_until(lambda: len(starts.read_text().split()) >= 6, 40)
+
+    moments = [float(text) for text in starts.read_text().split()][:6]
+    pauses = [later - earlier for earlier, later in pairwise(moments)]
+    assert all(pause >= 0.09 * 2**number for number, pause in enumerate(pauses)), pauses
+    (room / "go").touch()
+    supervised.process.terminate()
+    assert supervised.process.wait(20) == 0
+
+
+def test_part_that_cannot_be_started_again_just_now_is_tried_later(room: Path) -> None:
+    """As on a machine without room: its log cannot be opened for a while."""
+    supervised = Supervised(room, STEADY)
+    before = supervised.pid("first")
+    log = room / "first.log"
+    log.rename(room / "aside")
+    log.mkdir()
+
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: not parent_of(before), 10)
+    wait_until(lambda: supervised.pid("second") and supervised.process.poll() is None, 1)
+    log.rmdir()
+
+    wait_until(lambda: supervised.pid("first") != before, 20)
+    supervised.process.terminate()
+    assert supervised.process.wait(10) == 0
+
+
+def test_log_that_grows_is_put_aside_while_its_part_goes_on(room: Path) -> None:
+    talk = f"head -c 200000 /dev/zero | tr '\\0' x; {STEADY.replace('sleep 1000 & wait', '')}"
+    supervised = Supervised(room, f"{talk} while :; do echo more; sleep 0.05; done")
+
+    wait_until((room / "first.log.1").exists, 20)
+    wait_until(lambda: 0 < (room / "first.log").stat().st_size < 100_000, 20)
+
+    assert (room / "first.log.1").stat().st_size >= 200_000
+    assert (room / "first.log").read_bytes().startswith(b"more")
     supervised.process.terminate()
     assert supervised.process.wait(10) == 0
 
