@@ -15,8 +15,8 @@ from typing import IO
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-# Only for production: the chaos schedule, the benchmarks, loops in processes of their own. Not for production: what meets
-# neither a database nor Redis, or runs on SQLite and Valkey anyway.
+# Only for production: the chaos schedule, the benchmarks, loops in processes of their own. Not for production: what
+# meets neither a database nor Redis, or runs on SQLite and Valkey anyway.
 LEFT_OUT = {
     "embedded": ["chaos", "bench", "e2e/test_health.py"],
     "production": [
