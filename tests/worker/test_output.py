@@ -1,12 +1,15 @@
 """What jobs print: live, by offset, whole."""
 
 import hashlib
+import os
 import signal
+from pathlib import Path
 
 from tests.wait import wait_until
 from tests.worker.machine import Machine
 from tests.worker.other_side import OtherSide, shell
 from worker.protocol import AttemptKey, EndReason
+from worker.spool import Spool
 
 KEY = AttemptKey(7, 1)
 MB = 1 << 20
@@ -92,3 +95,11 @@ def test_directory_goes_when_end_is_acknowledged(side: OtherSide, machine: Machi
     side.offer({KEY: shell("echo one")})
     wait_until(lambda: side.ended(KEY), 20, dump=machine.dump)
     wait_until(lambda: not machine.job_dir(KEY).path.exists(), 10, dump=machine.dump)
+
+
+def test_full_disk_cuts_the_log_and_says_so_without_holding_up_the_job() -> None:
+    spool = Spool(Path("/dev/full"), cap_bytes=1 << 20)
+    for _ in range(3):
+        os.write(spool.write_end, bytes(60_000))
+        spool.drain()
+    assert spool.dropped
