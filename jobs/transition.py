@@ -19,6 +19,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from jobs import chunks, hooks, outbox
+from jobs.births import queued_form
 from jobs.bulk import insert_rows, update_rows
 from jobs.models import Attempt, Event, Job, Placement
 from jobs.reports import (
@@ -280,15 +281,7 @@ class _Ledger:
         job.started_at = None
         job.reason, job.detail = reason, detail[:2000]
         self._changed_jobs.add(job.pk)
-        self._requeued.append(
-            Queued(
-                owner=job.owner_id,
-                shape=job.shape,
-                priority=job.priority,
-                job=job.pk,
-                kind=job.kind,
-            )
-        )
+        self._requeued.append(queued_form(job))
 
     def _move(self, job: Job, to: JobStatus, reason: Reason, detail: str = "") -> bool:
         """Change the status if that is legal, with its event; False leaves everything as it was."""
