@@ -65,6 +65,8 @@ def clean_event(event: Event) -> Event:
                 tasks=_tasks(event.tasks),
                 wall_s=clean_seconds(event.wall_s),
                 max_memory_kb=clean_count(event.max_memory_kb),
+                stage_in_s=clean_seconds(event.stage_in_s),
+                stage_out_s=clean_seconds(event.stage_out_s),
                 stdout=_log(event.stdout),
                 stderr=_log(event.stderr),
                 ago_s=clean_seconds(event.ago_s) or 0.0,

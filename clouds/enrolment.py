@@ -150,6 +150,7 @@ def _answer(node: Node, row: Incarnation, made: _Secrets) -> Enrolment:
         mirrors=dict(config.registry_mirrors),
         log_window_bytes=config.log_window_bytes,
         log_cap_bytes=config.log_cap_bytes,
+        output_file_bytes=config.output_file_bytes,
         allow_process_runtime=config.allow_process_runtime,
     )
 

@@ -6,6 +6,7 @@
 | POST heartbeat | Up | 200 Word: events stored, lease renewed (the second path) |
 | POST attempts/fetch | FetchRequest | 200 FetchAnswer: spec and secrets of attempts placed on this incarnation |
 | GET attempts/KEY/inputs/SHA256 | | 200 bytes |
+| PUT attempts/KEY/outputs/N?name=…&directory=…&size=…&offset=… | bytes | 204; 409: `code` is where a piece is lost |
 | PUT attempts/KEY/stdout or stderr?offset=N | bytes | 204: stored as [N, N + length) of that log |
 
 Every call but enrol carries the node token of one incarnation, which opens nothing but its own attempts. 401 with code
@@ -35,6 +36,13 @@ from clouds.models import Incarnation
 from clouds.states import ALIVE
 from jobs.models import InputFile, Placement, Stream
 from jobs.output import store_piece
+from jobs.output_files import (
+    OutputPiece,
+    OutputRefused,
+    OutputTooLarge,
+    PieceMissing,
+    store_output,
+)
 from jobs.secret_fields import task_secrets
 from jobs.spec import run_spec
 from prominence.bus import announce_changes
@@ -154,7 +162,8 @@ def _fetched(key: AttemptKey, placement: Placement, now: datetime) -> Fetched | 
         logger.error("job %d cannot run: %s", job.pk, error)
         return None
     env = {"PROMINENCE_WORKFLOW_ID": str(job.workflow)} if job.workflow else {}
-    spec = run_spec(job.spec, env=env)
+    # The attempt's own memory: a retry may have more than the document asked for.
+    spec = msgspec.structs.replace(run_spec(job.spec, env=env), memory_mb=placement.memory_mb)
     token = issue_job_token(
         job_id=job.pk, username=job.owner.get_username(), walltime_s=spec.walltime_s
     )
@@ -215,10 +224,47 @@ def log_view(request: HttpRequest, key: str, stream: str) -> HttpResponse:
     return HttpResponse(status=204)
 
 
+@_view
+@require_http_methods(["PUT"])
+def output_view(request: HttpRequest, key: str, number: str) -> HttpResponse:
+    row = _speaker(request)
+    parsed, placement = _placed(row, key, live=True)
+    spec = placement.attempt.job.spec
+    if not (spec.get("outputFiles") or spec.get("outputDirs")):
+        raise _Refused(403, "this job has no output files")
+    piece = OutputPiece(
+        job_id=parsed.job,
+        attempt=parsed.attempt,
+        rank=placement.rank,
+        number=_number(number),
+        name=request.GET.get("name", ""),
+        directory=request.GET.get("directory") == "1",
+        size=_number(request.GET.get("size", "")),
+        offset=_number(request.GET.get("offset", "")),
+        data=request.body,
+    )
+    try:
+        store_output(piece)
+    except OutputTooLarge as error:
+        raise _Refused(413, str(error)) from error
+    except OutputRefused as error:
+        raise _Refused(400, str(error)) from error
+    except PieceMissing as error:
+        raise _Refused(409, str(error), str(error.offset)) from error
+    return HttpResponse(status=204)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise _Refused(400, f"{text[:40]!r} is not a number")
+    return int(text)
+
+
 urlpatterns = [
     path("enrol", enrol_view),
     path("heartbeat", heartbeat_view),
     path("attempts/fetch", fetch_view),
     path("attempts/<str:key>/inputs/<str:sha256>", input_view),
+    path("attempts/<str:key>/outputs/<str:number>", output_view),
     path("attempts/<str:key>/<str:stream>", log_view),
 ]

@@ -8,16 +8,8 @@ from jobs.reports import ClaimReport, EndReport, LogFacts, Report, StartReport, 
 from jobs.states import Reason
 from worker.protocol import Claimed, Ended, EndReason, Event, LogEnd, Started, TaskEnded, TaskResult
 
-_REASONS = {
-    EndReason.WALLTIME: Reason.WALLTIME,
-    EndReason.IMAGE_PULL: Reason.IMAGE_PULL,
-    EndReason.STAGE_IN: Reason.STAGE_IN,
-    EndReason.COMMAND_NOT_STARTED: Reason.NOT_STARTED,
+_OTHERWISE = {
     EndReason.STOPPED: Reason.NODE_ERROR,  # a stop nobody asked for by deletion: the node's affair
-    EndReason.NEVER_STARTED: Reason.NEVER_STARTED,
-    EndReason.SHIM_LOST: Reason.SHIM_LOST,
-    EndReason.LEASE_EXPIRED: Reason.LEASE_EXPIRED,
-    EndReason.NODE_ERROR: Reason.NODE_ERROR,
 }
 GIVEN_BACK = "given back"
 
@@ -46,6 +38,8 @@ def _report(event: Event) -> Report:
                 detail=event.detail,
                 tasks=[_task(task) for task in event.tasks],
                 max_memory_kb=event.max_memory_kb,
+                stage_in_s=event.stage_in_s,
+                stage_out_s=event.stage_out_s,
                 ago_s=event.ago_s,
                 stdout=_log(event.stdout),
                 stderr=_log(event.stderr),
@@ -58,7 +52,7 @@ def _reason(event: Ended) -> Reason:
         return Reason.FINISHED if well else Reason.EXIT_CODE
     if event.reason is EndReason.NEVER_STARTED and event.detail == GIVEN_BACK:
         return Reason.GIVEN_BACK
-    return _REASONS[event.reason]
+    return _OTHERWISE.get(event.reason) or Reason(event.reason.value)
 
 
 def _task(result: TaskResult) -> dict[str, object]:

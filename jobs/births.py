@@ -14,8 +14,8 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from jobs.models import Chunk, Event, InputFile, Job, Label, PlacementPolicy
-from jobs.shapes import parse_shape
-from jobs.spec import JobDocument, kind_of, shape_of
+from jobs.shapes import parse_shape, shape_with
+from jobs.spec import JobDocument, kind_of, memory_mb, shape_of
 from jobs.states import JobStatus, Reason
 from prominence.bus import Queued, announce_queued
 
@@ -31,6 +31,7 @@ def columns_of(owner_id: int, document: JobDocument) -> dict[str, Any]:
         "image": document.tasks[0].image,
         "command": document.tasks[0].cmd,
         "maximum_retries": document.policies.maximum_retries,
+        "retry_memory_factor": document.policies.retry_memory_factor,
         "priority": document.policies.priority,
         "exit_code_is_well": document.policies.report_job_success_on_task_failure,
         "kept": document.policies.leave_in_queue,
@@ -80,8 +81,13 @@ def create_instances(*, owner_id: int, instances: Sequence[Instance], actor: str
 def copy_columns(job: Job) -> dict[str, Any]:
     """The columns of `columns_of`, from a job instead of its document."""
     policies = job.spec.get("policies", {})
-    copied = ("labels", "shape", "kind", "image", "command", "maximum_retries", "priority")
-    return {name: getattr(job, name) for name in (*copied, "exit_code_is_well")} | {
+    copied = (
+        *("labels", "kind", "image", "command", "priority", "exit_code_is_well"),
+        *("maximum_retries", "retry_memory_factor"),
+    )
+    return {name: getattr(job, name) for name in copied} | {
+        # A retry may have given this one more memory than its document asks for.
+        "shape": shape_with(job.shape, memory_mb(job.spec["resources"]["memory"])),
         "kept": policies.get("leaveInQueue", False),
         "notifications": len(job.spec.get("notifications", ())),
         "queue_minutes": policies.get("maximumTimeInQueue", 0),

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 ROWS = 500  # of 12 columns: far below SQLite's 32,766 parameters a statement
 
 
+# What `jobs.transition` writes, and nobody else.
+ATTEMPT_COLUMNS = (
+    *("status", "reason", "detail", "tasks", "max_memory_kb", "stage_in_s", "stage_out_s"),
+    *("started_at", "ended_at"),
+)
+JOB_COLUMNS = (
+    *("status", "outcome", "reason", "detail", "queued", "queued_at", "retries", "node_faults"),
+    *("started_at", "ended_at", "delete_requested_at", "queue_deadline", "shape"),
+)
+
+
 def update_rows(rows: Sequence[Model], columns: Sequence[str]) -> None:
     """Write `columns` of saved rows of one model, by primary key. Call inside a transaction."""
     for start in range(0, len(rows), ROWS):

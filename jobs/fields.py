@@ -17,8 +17,8 @@ from pydantic_core import PydanticCustomError
 from jobs import secret_fields
 
 SINGULARITY, UDOCKER, PROCESS = "singularity", "udocker", "process"
-BASIC = "basic"
-LATER_TYPES = frozenset({"openmpi", "mpich", "intelmpi", "sidecar"})
+BASIC, SIDECAR = "basic", "sidecar"
+LATER_TYPES = frozenset({"openmpi", "mpich", "intelmpi", SIDECAR})
 MAXIMUM_TASKS = 100
 MAXIMUM_INPUTS = 100
 MAXIMUM_LABELS = 100
@@ -187,14 +187,16 @@ def node_count(value: int) -> int:
 def task_type(value: str) -> str:
     if value in LATER_TYPES:
         raise reject("notAvailable", f'"type": "{value}" is not available yet')
-    if value != BASIC:
-        raise reject("type", 'the type of a task must be "basic"')
+    if value not in {BASIC, SIDECAR}:
+        raise reject("type", 'the type of a task must be "basic" or "sidecar"')
     return value
 
 
 def few_tasks(value: object) -> object:
     if isinstance(value, list) and not value:
         raise reject("missing", "a job must contain tasks")
+    if isinstance(value, list) and SIDECAR not in LATER_TYPES and all(map(_is_sidecar, value)):
+        raise reject("missing", "a job must contain at least one task that is not a sidecar")
     if isinstance(value, list) and len(value) > MAXIMUM_TASKS:
         raise reject("tooMany", f"at most {MAXIMUM_TASKS} tasks are allowed")
     if isinstance(value, list) and sum(map(_command_length, value)) > MAXIMUM_COMMANDS:
@@ -202,6 +204,10 @@ def few_tasks(value: object) -> object:
             "tooLarge", f"at most {MAXIMUM_COMMANDS} characters are allowed in all cmd and args"
         )
     return value
+
+
+def _is_sidecar(task: object) -> bool:
+    return isinstance(task, dict) and task.get("type") == SIDECAR
 
 
 def _command_length(task: object) -> int:

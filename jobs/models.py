@@ -1,8 +1,8 @@
 """The rows of a job's life. The database is the only truth; everything else is a hint or a copy.
 
-Owns `Job`, `Chunk`, `Attempt`, `Placement`, `Event`, `Output`, `InputFile`, `IdempotencyKey`, `Outbox`,
-`Kind`, `PlacementPolicy`. Status columns and the
-counters of chunks are written by `jobs.transition` alone. Nothing here knows nodes, Redis or HTTP.
+Owns `Job`, `Chunk`, `Attempt`, `Placement`, `Event`, `Output`, `OutputFile`, `InputFile`, `IdempotencyKey`,
+`Outbox`, `Kind`, `PlacementPolicy`. Status columns and the counters of chunks are written by `jobs.transition` alone.
+Nothing here knows nodes, Redis or HTTP.
 """
 
 from django.conf import settings
@@ -102,6 +102,7 @@ class Job(models.Model):
     queued_at = models.DateTimeField(db_default=Now())
     retries = models.PositiveIntegerField(default=0)
     maximum_retries = models.PositiveIntegerField(default=0)
+    retry_memory_factor = models.FloatField(null=True, blank=True)
     node_faults = models.PositiveIntegerField(default=0)
     exit_code_is_well = models.BooleanField(default=False)
     queue_deadline = models.DateTimeField(null=True, blank=True)
@@ -196,6 +197,8 @@ class Attempt(models.Model):
     detail = models.TextField(blank=True)
     tasks = models.JSONField(default=list)
     max_memory_kb = models.BigIntegerField(null=True, blank=True)
+    stage_in_s = models.FloatField(null=True, blank=True)
+    stage_out_s = models.FloatField(null=True, blank=True)
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
@@ -286,6 +289,32 @@ class Output(models.Model):
 
     def __str__(self) -> str:
         return f"{self.job_id}.{self.attempt}.{self.rank} {self.stream} at {self.start}"
+
+
+class OutputFile(models.Model):
+    """A file that an attempt left (`outputFiles`), or a directory as a .tgz; wholly stored, in pieces.
+
+    `name` is its path in the scratch; `number` counts from 0 in each attempt and rank.
+    """
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="output_files")
+    attempt = models.PositiveIntegerField()
+    rank = models.PositiveIntegerField(default=0)
+    number = models.PositiveIntegerField()
+    name = models.CharField(max_length=4096)
+    directory = models.BooleanField(default=False)
+    size = models.BigIntegerField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["job", "attempt", "rank", "number"], name="output_file_number"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job_id}.{self.attempt}.{self.rank}: {self.name}"
 
 
 class InputFile(models.Model):

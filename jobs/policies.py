@@ -3,6 +3,7 @@
 Owns their fields, limits and defaults. Pure.
 
     maximumRetries, maximumTaskRetries   0..100, default 0 (S98, S108, U24)
+    retryMemoryFactor                    above 1, at most 10: how much more memory a retry gets that ran out of it
     maximumTimeInQueue                   minutes, -1..525600, default 0 (S99-S101)
     priority                             -1000000..1000000, default 0, higher goes first among one's own jobs (U29)
     sites, regions                       0..100 names each, of 1 to 128 characters
@@ -21,8 +22,10 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    StrictFloat,
     StrictInt,
     StrictStr,
+    model_validator,
 )
 
 from jobs import fields
@@ -51,6 +54,7 @@ def _few_places(value: object) -> object:
 PlaceName = Annotated[StrictStr, AfterValidator(_place_name)]
 PlaceNames = Annotated[tuple[PlaceName, ...], BeforeValidator(_few_places)]
 Retries = Annotated[StrictInt, Field(ge=0, le=100)]
+MemoryFactor = Annotated[StrictFloat, Field(gt=1, le=10, allow_inf_nan=False)]
 Minutes = Annotated[StrictInt, Field(ge=-1, le=MAXIMUM_MINUTES)]
 Priority = Annotated[StrictInt, Field(ge=-MAXIMUM_PRIORITY, le=MAXIMUM_PRIORITY)]
 
@@ -88,6 +92,7 @@ class Policies(_Model):
     """How a job is managed. `autoScalingType` and the two after it are taken and mean nothing yet (U30, U31)."""
 
     maximum_retries: Retries = Field(default=0, alias="maximumRetries")
+    retry_memory_factor: MemoryFactor | None = Field(default=None, alias="retryMemoryFactor")
     maximum_task_retries: Retries = Field(default=0, alias="maximumTaskRetries")
     maximum_time_in_queue: Minutes = Field(default=0, alias="maximumTimeInQueue")
     leave_in_queue: StrictBool = Field(default=False, alias="leaveInQueue")
@@ -111,6 +116,14 @@ class Policies(_Model):
     )
     preemptible: StrictBool = False
     placement: PlacementPolicy | None = None
+
+    @model_validator(mode="after")
+    def _growing_needs_retries(self) -> "Policies":
+        if self.retry_memory_factor is not None and not self.maximum_retries:
+            raise fields.reject(
+                "retries", '"retryMemoryFactor" needs "maximumRetries" of at least 1'
+            )
+        return self
 
 
 def policy_key(document: dict[str, Any]) -> str:

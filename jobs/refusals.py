@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
@@ -18,29 +19,31 @@ SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """Keys of one kind of object. `later`: known to the guide or to today's clients, but not built yet."""
+    """Keys of one kind of object. `later`: known to the guide or to today's clients, but not built yet.
+    `optional`: forgotten when they are empty or null, as clients send for "not asked for".
+    """
 
     refusal: str
     known: frozenset[str]
     later: frozenset[str] = field(default_factory=frozenset)
+    optional: frozenset[str] = field(default_factory=frozenset)
 
 
 JOB = Section(
     refusal='invalid item "{}" in job description',
     known=frozenset(
-        {"name", "resources", "labels", "tasks", "inputs", "policies", "placement", "notifications"}
+        {
+            *("name", "resources", "labels", "tasks", "inputs", "policies", "placement"),
+            *("artifacts", "outputFiles", "outputDirs", "notifications"),
+        }
     ),
     later=frozenset(
         {
-            *(
-                "artifacts",
-                "storage",
-                "outputFiles",
-                "outputDirs",
-            ),
+            "storage",
             *("jobs", "factory", "factories", "dependencies"),
         }
     ),
+    optional=frozenset({"artifacts", "outputFiles", "outputDirs"}),
 )
 RESOURCES = Section(
     refusal='invalid item "{}" in resources',
@@ -50,9 +53,13 @@ RESOURCES = Section(
 TASK = Section(
     refusal='invalid item "{}" in task',
     known=frozenset(
-        {"image", "runtime", "cmd", "args", "env", "workdir", "type", "imagePullCredential"}
+        {
+            *("image", "runtime", "cmd", "args", "env", "workdir", "type", "app"),
+            "imagePullCredential",
+        }
     ),
-    later=frozenset({"procsPerNode", "app", "stdout", "imageSha256"}),
+    later=frozenset({"stdout", "procsPerNode", "imageSha256"}),
+    optional=frozenset({"app", "stdout"}),
 )
 INPUT = Section(
     refusal="invalid item {} in input", known=frozenset({"filename", "content", "executable"})
@@ -60,6 +67,9 @@ INPUT = Section(
 NOTIFICATION = Section(
     refusal='invalid item "{}" in notifications',
     known=frozenset({"event", "type", "url", "secret"}),
+)
+ARTIFACT = Section(
+    refusal="invalid item {} in artifact", known=frozenset({"url", "mountpoint", "executable"})
 )
 POLICIES = Section(
     refusal='invalid item "{}" in policies',
@@ -71,7 +81,7 @@ POLICIES = Section(
             "maximumIdleTimePerResource",
         }
     ),
-    later=frozenset({"maximumReruns"}),
+    later=frozenset({"maximumReruns", "retryMemoryFactor"}),
 )
 PLACEMENT = Section(
     refusal='invalid item "{}" in placement policy',
@@ -88,6 +98,7 @@ _MISSING = {
     "filename": "each input must specify a filename",
     "content": "each input must specify its content",
     "event": "each notification must specify an event",
+    "url": "each artifact must specify a url",
 }
 # What is allowed, for the errors that pydantic finds by itself: wrong types and numbers out of range.
 _ALLOWED = {
@@ -131,6 +142,14 @@ _ALLOWED = {
     "preferences": "a JSON object",
     "sites": "a list of texts",
     "regions": "a list of texts",
+    "retryMemoryFactor": "a number above 1 and at most 10",
+    "artifacts": "a list of JSON objects",
+    "url": "a text",
+    "mountpoint": "a text",
+    "outputFiles": "a list of texts",
+    "outputDirs": "a list of texts",
+    "app": "a name of letters, digits and . _ -, at most 128 characters",
+    "stdout": "a text",
 }
 _ITEM_ALLOWED = {
     "labels": "a label value must be a text",
@@ -141,6 +160,9 @@ _ITEM_ALLOWED = {
     "notifications": "each notification must be a JSON object",
     "sites": "the name of a site must be a text",
     "regions": "the name of a region must be a text",
+    "artifacts": "each artifact must be a JSON object",
+    "outputFiles": "the name of an output file must be a text",
+    "outputDirs": "the name of an output directory must be a text",
 }
 
 
@@ -161,13 +183,16 @@ def screen(document: object) -> tuple[dict[str, Any], list[Problem]]:
         if key in job:
             job[key] = _screen_object(section, job[key], (key,), problems)
     _screen_placements(job, problems)
-    for key, section in (("tasks", TASK), ("inputs", INPUT), ("notifications", NOTIFICATION)):
+    for key, section in (
+        *(("tasks", TASK), ("inputs", INPUT)),
+        *(("artifacts", ARTIFACT), ("notifications", NOTIFICATION)),
+    ):
         if isinstance(job.get(key), list):
             job[key] = [
                 _screen_object(section, item, (key, index), problems)
                 for index, item in enumerate(job[key])
             ]
-    problems += _same_names(job.get("inputs"))
+    problems += _same_names(job)
     return job, problems[:MAXIMUM_PROBLEMS]
 
 
@@ -201,7 +226,11 @@ def _screen_object(
         elif not _means_nothing(value[key]):
             message = f'"{key}" is not available yet'
             problems.append(_problem((*path, key), "notAvailable", message))
-    return {key: item for key, item in value.items() if key in section.known}
+    return {
+        key: item
+        for key, item in value.items()
+        if key in section.known and not (key in section.optional and item in (None, "", []))
+    }
 
 
 def _screen_placements(job: dict[str, Any], problems: list[Problem]) -> None:
@@ -235,20 +264,30 @@ def _means_nothing(value: object, depth: int = 0) -> bool:
     return not value
 
 
-def _same_names(inputs: object) -> list[Problem]:
-    """Input files that would overwrite each other in the job's directory (C48)."""
+def _same_names(job: Mapping[str, Any]) -> list[Problem]:
+    """Input files and artifacts that would overwrite each other in the job's directory (C48)."""
     problems: list[Problem] = []
     seen: set[str] = set()
-    for index, item in enumerate(inputs if isinstance(inputs, list) else ()):
-        filename = item.get("filename") if isinstance(item, Mapping) else None
-        if not isinstance(filename, str):
-            continue
-        name = filename.rsplit("/", 1)[-1]
-        if name in seen:
-            message = f"input file name {_shown(name)} is used more than once"
-            problems.append(_problem(("inputs", index, "filename"), "duplicate", message))
-        seen.add(name)
+    for section, key, path in (("inputs", "filename", str), ("artifacts", "url", _path_of)):
+        items = job.get(section)
+        for index, item in enumerate(items if isinstance(items, list) else ()):
+            text = item.get(key) if isinstance(item, Mapping) else None
+            if not isinstance(text, str):
+                continue
+            name = path(text).rsplit("/", 1)[-1]
+            if name in seen:
+                what = "input file name" if section == "inputs" else "artifact name"
+                message = f"{what} {_shown(name)} is used more than once"
+                problems.append(_problem((section, index, key), "duplicate", message))
+            seen.add(name)
     return problems
+
+
+def _path_of(url: str) -> str:
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError:
+        return url
 
 
 def _translated(item: dict[str, Any]) -> Problem:

@@ -55,6 +55,8 @@ class EndReport:
     detail: str = ""
     tasks: Sequence[Mapping[str, Any]] = ()
     max_memory_kb: int | None = None
+    stage_in_s: float | None = None
+    stage_out_s: float | None = None
     ago_s: float = 0.0
     stdout: LogFacts | None = None
     stderr: LogFacts | None = None

@@ -12,8 +12,9 @@ from typing import Any
 
 from django.db.models import F, Q
 
-from jobs.models import InputFile, Job, JobQuerySet, Placement
+from jobs.models import InputFile, Job, JobQuerySet, OutputFile, Placement
 from jobs.notifications import shown_notifications
+from jobs.output_files import output_files_of, shown_outputs
 from jobs.secret_fields import shown_task
 from jobs.states import JobStatus, Reason
 
@@ -36,17 +37,21 @@ def brief_list(jobs: JobQuerySet) -> list[dict[str, Any]]:
 
 
 def full_list(jobs: JobQuerySet) -> list[dict[str, Any]]:
-    """Entries as describe shows them (C27i): one query, and two more a page."""
+    """Entries as describe shows them (C27i): one query, and three more a page."""
     return [
         entry for page in _pages(jobs.iterator(chunk_size=PAGE)) for entry in full_entries(page)
     ]
 
 
 def full_entries(jobs: list[Job]) -> list[dict[str, Any]]:
-    """The full form of jobs of one owner (S146-S148): two queries, however many jobs."""
+    """The full form of jobs of one owner (S146-S148): three queries, however many jobs."""
     placements = _placements(jobs)
     contents = _contents(jobs)
-    return [_full(job, placements.get(job.pk), contents) for job in jobs]
+    files = output_files_of(jobs)
+    return [
+        _full(job, placements.get(job.pk), contents) | _outputs(job, files.get(job.pk, []))
+        for job in jobs
+    ]
 
 
 def _pages(jobs: Iterator[Job]) -> Iterator[list[Job]]:
@@ -96,14 +101,21 @@ def _full(job: Job, placement: Placement | None, contents: Mapping[str, bytes]) 
         entry["labels"] = job.labels
     if spec.get("parameters"):
         entry["parameters"] = spec["parameters"]
-    if spec.get("policies"):
-        entry["policies"] = spec["policies"]
+    entry |= {key: spec[key] for key in ("policies", "artifacts") if spec.get(key)}
     if spec.get("inputs"):
         entry["inputs"] = [_input(file, contents) for file in spec["inputs"]]
     if spec.get("notifications"):
         entry["notifications"] = shown_notifications(spec)
     if placement is not None:
         entry["execution"] = _execution(job, placement)
+    return entry
+
+
+def _outputs(job: Job, files: list[OutputFile]) -> dict[str, Any]:
+    entry = {}
+    for key, directories in (("outputFiles", False), ("outputDirs", True)):
+        if job.spec.get(key):
+            entry[key] = shown_outputs(job, files, directories=directories)
     return entry
 
 
@@ -120,11 +132,26 @@ def _execution(job: Job, placement: Placement) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "site": placement.site,
         "retries": job.retries,
+        "provisionedResources": {
+            "nodes": 1,
+            "cpus": placement.cpus,
+            "memory": _gigabytes(placement.memory_mb),
+            "disk": _gigabytes(placement.disk_mb),
+        },
         "tasks": [_task_result(result) for result in attempt.tasks],
     }
     if attempt.max_memory_kb is not None:
         entry["maxMemoryUsageKB"] = attempt.max_memory_kb
+    if attempt.stage_in_s is not None:
+        entry["stageInTime"] = attempt.stage_in_s
+    if attempt.stage_out_s is not None:
+        entry["stageOutTime"] = attempt.stage_out_s
     return entry
+
+
+def _gigabytes(megabytes: int) -> int | float:
+    whole, rest = divmod(megabytes, 1024)
+    return megabytes / 1024 if rest else whole
 
 
 def _task_result(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,11 @@ Owns the text's form. Pure.
     ….@0123456789abcdef         key of its placement policy, a row of `jobs.PlacementPolicy`
 """
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+MAXIMUM_MEMORY_MB = 32_768 * 1024
 
 _SHAPE = re.compile(
     r"c([1-9]\d*)\.m([1-9]\d*)\.d([1-9]\d*)(\.u)?(\.p)?(\.w)?(?:\.@([0-9a-f]{16}))?", re.ASCII
@@ -56,3 +59,14 @@ def parse_shape(text: str) -> Shape:
         patient=match[6] is not None,
         policy=match[7] or "",
     )
+
+
+def shape_with(text: str, memory_mb: int) -> str:
+    """The same shape with this much memory."""
+    return str(replace(parse_shape(text), memory_mb=memory_mb))
+
+
+def grown_shape(text: str, factor: float) -> str:
+    """The same shape with `factor` times the memory, at most what a document may ask for."""
+    memory_mb = math.ceil(parse_shape(text).memory_mb * factor)
+    return shape_with(text, min(memory_mb, MAXIMUM_MEMORY_MB))

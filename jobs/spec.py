@@ -7,6 +7,7 @@ clock. Single values are checked in `jobs.fields`; texts for what is refused are
     memory    GB, 0.001..32768        policies  see `jobs.policies`
     disk      1..1000000 GB           tasks 1..100, inputs 0..100, labels 0..100, env 0..1000 a task
     inputs    1,000,000 bytes a file after decoding (S88, C49)
+    artifacts, outputFiles, outputDirs   0..100 each; `jobs.staging_fields`
     cmd, args 65,536 characters each, 262,144 in all
 
 The stored form is the document as submitted, with resources and runtimes filled in, with sha256 and size in
@@ -21,15 +22,23 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
 
-from jobs import fields, secret_fields
+from jobs import fields, secret_fields, staging_fields
 from jobs.notifications import Notifications, stored_notifications
 from jobs.policies import PlacementPolicy, Policies, policy_key
 from jobs.refusals import problems_of, screen
 from jobs.shapes import Shape
 from prominence.errors import InvalidDocument
-from worker.protocol import InputSpec, RunSpec, TaskSpec
+from worker.protocol import ArtifactSpec, InputSpec, RunSpec, TaskSpec
 
 STORED_VERSION = 1
 DEFAULT_WALLTIME_MIN = 720.0
@@ -64,6 +73,15 @@ class Task(_Model):
     workdir: fields.Workdir | None = None
     type: fields.TaskType = fields.BASIC
     credential: secret_fields.Credential = Field(default=None, alias="imagePullCredential")
+    app: staging_fields.AppName | None = None
+    stdout: staging_fields.ScratchPath | None = None
+
+    @model_validator(mode="after")
+    def _apps_are_singularitys(self) -> "Task":
+        """U8."""
+        if self.app and self.runtime != fields.SINGULARITY:
+            raise fields.reject("app", '"app" needs the runtime singularity')
+        return self
 
     @property
     def runtime(self) -> str:
@@ -83,6 +101,14 @@ class Input(_Model):
         return hashlib.sha256(self.content).hexdigest()
 
 
+class Artifact(_Model):
+    """A file that is downloaded before the first task, and unpacked if it is an archive (S89, S90, U12, U13)."""
+
+    url: staging_fields.ArtifactUrl
+    executable: StrictBool = False
+    mountpoint: staging_fields.Mountpoint | None = None
+
+
 class JobDocument(_Model):
     """A valid job document."""
 
@@ -92,6 +118,9 @@ class JobDocument(_Model):
     tasks: Annotated[tuple[Task, ...], BeforeValidator(fields.few_tasks)]
     inputs: Annotated[tuple[Input, ...], BeforeValidator(fields.few_inputs)] = ()
     notifications: Notifications = ()
+    artifacts: Annotated[tuple[Artifact, ...], BeforeValidator(staging_fields.few_artifacts)] = ()
+    output_files: staging_fields.OutputNames = Field(default=(), alias="outputFiles")
+    output_dirs: staging_fields.OutputNames = Field(default=(), alias="outputDirs")
     policies: Policies = Policies()
     top_placement: PlacementPolicy | None = Field(default=None, alias="placement")  # C47
 
@@ -100,6 +129,17 @@ class JobDocument(_Model):
         """The placement policy as JSON, wherever it was given; {} if it asks for nothing."""
         policy = self.policies.placement or self.top_placement
         return policy.document if policy else {}
+
+    @model_validator(mode="after")
+    def _mounts_stay(self) -> "JobDocument":
+        """A sidecar could replace the directory while a later task is about to mount it."""
+        if any(file.mountpoint for file in self.artifacts) and any(
+            task.type == fields.SIDECAR for task in self.tasks
+        ):
+            raise fields.reject(
+                "mountpoint", "a job with a sidecar cannot have artifacts with a mountpoint"
+            )
+        return self
 
     @property
     def memory_mb(self) -> int:
@@ -179,6 +219,9 @@ def run_spec(stored: Mapping[str, Any], *, env: Mapping[str, str] | None = None)
             )
             for file in stored.get("inputs", ())
         ),
+        artifacts=tuple(_run_artifact(file) for file in stored.get("artifacts", ())),
+        output_files=tuple(stored.get("outputFiles", ())),
+        output_dirs=tuple(stored.get("outputDirs", ())),
         cpus=resources["cpus"],
         memory_mb=memory_mb(resources["memory"]),
         disk_mb=resources["disk"] * MB_PER_GB,
@@ -253,6 +296,20 @@ def _run_task(stored: Mapping[str, Any]) -> TaskSpec:
         args=tuple(stored.get("args", ())),
         env=secret_fields.plain_env(stored),
         workdir=stored.get("workdir"),
+        sidecar=stored.get("type") == fields.SIDECAR,
+        app=stored.get("app") or "",
+        stdout=stored.get("stdout") or "",
+    )
+
+
+def _run_artifact(stored: Mapping[str, Any]) -> ArtifactSpec:
+    folder, _, mountpoint = (stored.get("mountpoint") or "").partition(":")
+    return ArtifactSpec(
+        url=stored["url"],
+        filename=staging_fields.artifact_name(stored["url"]),
+        executable=stored.get("executable", False),
+        folder=folder,
+        mountpoint=mountpoint,
     )
 
 

@@ -72,6 +72,14 @@ class Reason(TextChoices):
     WALLTIME = "walltime", "Walltime limit exceeded"
     IMAGE_PULL = "imagePull", "Container image pull failed"
     STAGE_IN = "stageIn", "Artifact download failed"
+    UNPACK = "unpack", "Artifact uncompress failed"
+    INPUTS = "inputs", "Input files could not be fetched"
+    MEMORY = "memory", "Job used too much memory"
+    DISK = "disk", "Job used too much disk"
+    OUTPUT_MISSING = "outputMissing", "Stageout failed due to no such file or directory"
+    OUTPUT_ARCHIVE = "outputArchive", "Stageout failed due to tarball creation failed"
+    OUTPUT_TOO_LARGE = "outputTooLarge", "Output is larger than allowed"
+    STAGE_OUT = "stageOut", "Unable to stageout output to object storage"
     NOT_STARTED = "commandNotStarted", "Unable to execute task(s)"
     DELETED_BY_USER = "deletedByUser", "Job deleted by user"
     GIVEN_BACK = "givenBack", "Given back by the node before it started"
@@ -80,6 +88,7 @@ class Reason(TextChoices):
     LEASE_EXPIRED = "leaseExpired", "The node lost contact and stopped it"
     NODE_LOST = "nodeLost", "The node was lost"
     NODE_ERROR = "nodeError", "The node could not run it"
+    RUNTIME_MISSING = "runtimeMissing", "The node lacks the container runtime"
     EVICTED = "evicted", "Job was evicted"
     NO_RESOURCES = "noResources", "No matching resources"
     QUEUE_TIME = "queueTime", "Maximum time queued was exceeded"
@@ -90,36 +99,50 @@ class Meaning:
     """What follows from a reason when an attempt ends.
 
     status: the job's status if it is not run again.  retry: may it run again?  counted: against `maximumRetries`?
+    retry_larger: may it run again if it gets more of what it lacked?
     """
 
     status: JobStatus
     fault: Fault
     retry: bool = False
     counted: bool = True
+    retry_larger: bool = False
+
+
+def _counted(status: JobStatus, fault: Fault) -> Meaning:
+    """Tried again while `maximumRetries` allows."""
+    return Meaning(status=status, fault=fault, retry=True)
+
+
+def _elsewhere(fault: Fault) -> Meaning:
+    """Not the user's affair: tried again elsewhere, uncounted."""
+    return Meaning(status=JobStatus.FAILED, fault=fault, retry=True, counted=False)
 
 
 REASONS: dict[Reason, Meaning] = {
     Reason.FINISHED: Meaning(status=JobStatus.COMPLETED, fault=Fault.NONE),
-    Reason.EXIT_CODE: Meaning(status=JobStatus.COMPLETED, fault=Fault.USER, retry=True),
-    Reason.WALLTIME: Meaning(status=JobStatus.KILLED, fault=Fault.RESOURCES),
-    Reason.IMAGE_PULL: Meaning(status=JobStatus.FAILED, fault=Fault.IMAGE, retry=True),
-    Reason.STAGE_IN: Meaning(status=JobStatus.FAILED, fault=Fault.DATA, retry=True),
-    Reason.NOT_STARTED: Meaning(status=JobStatus.FAILED, fault=Fault.IMAGE, retry=True),
     Reason.DELETED_BY_USER: Meaning(status=JobStatus.DELETED, fault=Fault.USER),
-    Reason.GIVEN_BACK: Meaning(
-        status=JobStatus.FAILED, fault=Fault.NONE, retry=True, counted=False
-    ),
-    Reason.NEVER_STARTED: Meaning(
-        status=JobStatus.FAILED, fault=Fault.NODE, retry=True, counted=False
-    ),
-    Reason.SHIM_LOST: Meaning(status=JobStatus.FAILED, fault=Fault.NODE, retry=True, counted=False),
-    Reason.LEASE_EXPIRED: Meaning(
-        status=JobStatus.FAILED, fault=Fault.NODE, retry=True, counted=False
-    ),
-    Reason.NODE_LOST: Meaning(status=JobStatus.FAILED, fault=Fault.NODE, retry=True, counted=False),
-    Reason.NODE_ERROR: Meaning(
-        status=JobStatus.FAILED, fault=Fault.NODE, retry=True, counted=False
-    ),
+    Reason.EXIT_CODE: _counted(JobStatus.COMPLETED, Fault.USER),
+    Reason.OUTPUT_MISSING: _counted(JobStatus.FAILED, Fault.USER),
+    Reason.OUTPUT_TOO_LARGE: Meaning(status=JobStatus.FAILED, fault=Fault.USER),
+    # The same limits would end it the same way again; more memory may help (`retryMemoryFactor`).
+    Reason.WALLTIME: Meaning(status=JobStatus.KILLED, fault=Fault.RESOURCES),
+    Reason.MEMORY: Meaning(status=JobStatus.KILLED, fault=Fault.RESOURCES, retry_larger=True),
+    Reason.DISK: Meaning(status=JobStatus.KILLED, fault=Fault.RESOURCES),
+    Reason.OUTPUT_ARCHIVE: _counted(JobStatus.FAILED, Fault.RESOURCES),
+    Reason.IMAGE_PULL: _counted(JobStatus.FAILED, Fault.IMAGE),
+    Reason.NOT_STARTED: _counted(JobStatus.FAILED, Fault.IMAGE),
+    Reason.STAGE_IN: _counted(JobStatus.FAILED, Fault.DATA),
+    Reason.UNPACK: _counted(JobStatus.FAILED, Fault.DATA),
+    Reason.INPUTS: _elsewhere(Fault.PLATFORM),
+    Reason.STAGE_OUT: _elsewhere(Fault.PLATFORM),
+    Reason.GIVEN_BACK: _elsewhere(Fault.NONE),
+    Reason.NEVER_STARTED: _elsewhere(Fault.NODE),
+    Reason.SHIM_LOST: _elsewhere(Fault.NODE),
+    Reason.LEASE_EXPIRED: _elsewhere(Fault.NODE),
+    Reason.NODE_LOST: _elsewhere(Fault.NODE),
+    Reason.NODE_ERROR: _elsewhere(Fault.NODE),
+    Reason.RUNTIME_MISSING: _elsewhere(Fault.NODE),
     Reason.EVICTED: Meaning(status=JobStatus.FAILED, fault=Fault.NODE),
     Reason.NO_RESOURCES: Meaning(status=JobStatus.FAILED, fault=Fault.RESOURCES),
     Reason.QUEUE_TIME: Meaning(status=JobStatus.FAILED, fault=Fault.SITE),
@@ -138,6 +161,7 @@ class Standing:
     node_faults: int
     delete_requested: bool
     exit_code_is_well: bool = False  # `policies.reportJobSuccessOnTaskFailure` (U27)
+    may_grow: bool = False  # `policies.retryMemoryFactor`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +173,7 @@ class Verdict:
     outcome: Outcome | None
     counts_as_retry: bool = False
     counts_as_node_fault: bool = False
+    with_more_memory: bool = False
 
 
 def judge(reason: Reason, standing: Standing) -> Verdict:
@@ -161,8 +186,16 @@ def judge(reason: Reason, standing: Standing) -> Verdict:
     elif standing.exit_code_is_well and reason is Reason.EXIT_CODE:
         reason = Reason.FINISHED
     meaning = REASONS[reason]
-    if meaning.retry and meaning.counted and standing.retries < standing.maximum_retries:
-        return Verdict(status=JobStatus.PENDING, reason=reason, outcome=None, counts_as_retry=True)
+    grows = meaning.retry_larger and standing.may_grow
+    may_retry = (meaning.retry and meaning.counted) or grows
+    if may_retry and standing.retries < standing.maximum_retries:
+        return Verdict(
+            status=JobStatus.PENDING,
+            reason=reason,
+            outcome=None,
+            counts_as_retry=True,
+            with_more_memory=grows,
+        )
     if meaning.retry and not meaning.counted:
         is_fault = meaning.fault is not Fault.NONE
         if standing.node_faults + is_fault <= MAXIMUM_NODE_FAULTS:

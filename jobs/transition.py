@@ -20,7 +20,7 @@ from django.db.models.functions import Now
 
 from jobs import chunks, hooks, outbox
 from jobs.births import queued_form
-from jobs.bulk import insert_rows, update_rows
+from jobs.bulk import ATTEMPT_COLUMNS, JOB_COLUMNS, insert_rows, update_rows
 from jobs.models import Attempt, Event, Job, Placement
 from jobs.reports import (
     Assignment,
@@ -32,6 +32,7 @@ from jobs.reports import (
     StartReport,
     TaskReport,
 )
+from jobs.shapes import grown_shape
 from jobs.states import (
     ACTIVE,
     REASONS,
@@ -231,6 +232,7 @@ class _Ledger:
         attempt.detail = report.detail
         attempt.tasks = [dict(task) for task in report.tasks] or attempt.tasks
         attempt.max_memory_kb = report.max_memory_kb
+        attempt.stage_in_s, attempt.stage_out_s = report.stage_in_s, report.stage_out_s
         attempt.ended_at = self._at(
             report.ago_s, no_earlier=attempt.started_at or attempt.created_at
         )
@@ -238,6 +240,8 @@ class _Ledger:
         self._ended[attempt.pk] = report
         job.retries += verdict.counts_as_retry
         job.node_faults += verdict.counts_as_node_fault
+        if verdict.with_more_memory:
+            job.shape = grown_shape(job.shape, job.retry_memory_factor or 1.0)
         if verdict.status == JobStatus.PENDING:
             self._requeue(job, verdict.reason, report.detail)
         else:
@@ -315,15 +319,11 @@ class _Ledger:
         self._settle_outbox()
         placements = self._end_placements()
         if self._changed_attempts:
-            update_rows(
-                [self.attempts[job_id] for job_id in self._changed_attempts],
-                ["status", "reason", "detail", "tasks", "max_memory_kb", "started_at", "ended_at"],
-            )
+            attempts = [self.attempts[job_id] for job_id in self._changed_attempts]
+            update_rows(attempts, ATTEMPT_COLUMNS)
         if self._changed_jobs:
-            update_rows(
-                [self.jobs[job_id] for job_id in sorted(self._changed_jobs)],
-                _JOB_COLUMNS,
-            )
+            jobs = [self.jobs[job_id] for job_id in sorted(self._changed_jobs)]
+            update_rows(jobs, JOB_COLUMNS)
         insert_rows(
             Event,
             _EVENT_COLUMNS,
@@ -377,10 +377,6 @@ class _Ledger:
 
 _PLAN_COLUMNS = [column.name for column in fields(PlacementPlan)]
 _EVENT_COLUMNS = ["job_id", "attempt", "before", "after", "reason", "detail", "actor"]
-_JOB_COLUMNS = [
-    "status", "outcome", "reason", "detail", "queued", "queued_at", "retries", "node_faults",
-    "started_at", "ended_at", "delete_requested_at", "queue_deadline",
-]  # fmt: skip
 
 
 def _standing(job: Job) -> Standing:
@@ -390,4 +386,5 @@ def _standing(job: Job) -> Standing:
         node_faults=job.node_faults,
         delete_requested=job.delete_requested_at is not None,
         exit_code_is_well=job.exit_code_is_well,
+        may_grow=job.retry_memory_factor is not None,
     )

@@ -48,6 +48,9 @@ class Config:
     metrics_token: str
     log_window_bytes: int
     log_cap_bytes: int
+    output_file_bytes: int
+    output_job_bytes: int
+    output_url_s: float
     allow_process_runtime: bool
     email_url: str
     email_from: str
@@ -102,6 +105,9 @@ def load_config(env: Mapping[str, str] | None = None) -> Config:
         metrics_token=reader.text("METRICS_TOKEN"),
         log_window_bytes=int(reader.number("LOG_WINDOW_BYTES", 4 << 20, low=1 << 16)),
         log_cap_bytes=int(reader.number("LOG_CAP_BYTES", 1 << 30, low=1 << 16)),
+        output_file_bytes=int(reader.number("OUTPUT_FILE_BYTES", 5 << 30, low=1)),
+        output_job_bytes=int(reader.number("OUTPUT_JOB_BYTES", 50 << 30, low=1)),
+        output_url_s=reader.number("OUTPUT_URL_S", 7 * 86400.0, low=60),
         allow_process_runtime=reader.flag("ALLOW_PROCESS_RUNTIME"),
         email_url=reader.text("EMAIL_URL"),
         email_from=reader.text("EMAIL_FROM", "prominence@localhost"),

@@ -7,7 +7,9 @@ ApiError
 """
 
 import threading
+from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 import requests
@@ -41,11 +43,12 @@ class Unreachable(ApiError):
 
 
 class Refused(ApiError):
-    """The server's answer is no."""
+    """The server's answer is no; `code` is its word for why."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, code: str = "") -> None:
         super().__init__(f"{status}: {text}")
         self.status = status
+        self.code = code
 
 
 class Unauthorized(ApiError):
@@ -54,6 +57,17 @@ class Unauthorized(ApiError):
     def __init__(self, text: str, *, fenced: bool) -> None:
         super().__init__(text)
         self.fenced = fenced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputPlace:
+    """Which part of which output file: `number` tells the files of an attempt apart."""
+
+    number: int
+    name: str
+    directory: bool
+    size: int
+    offset: int
 
 
 class NodeApi:
@@ -80,6 +94,19 @@ class NodeApi:
     def put_log(self, key: AttemptKey, stream: str, offset: int, data: bytes) -> None:
         """Store [offset, offset + len(data)) of a log; may be repeated."""
         self._call("PUT", f"attempts/{key}/{stream}?offset={offset}", data)
+
+    def put_output(self, key: AttemptKey, place: OutputPlace, data: bytes) -> None:
+        """Store a piece of an output file; may be repeated."""
+        query = urlencode(
+            {
+                "name": place.name,
+                "directory": int(place.directory),
+                "size": place.size,
+                "offset": place.offset,
+            },
+            errors="replace",
+        )
+        self._call("PUT", f"attempts/{key}/outputs/{place.number}?{query}", data)
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         headers = {
@@ -131,4 +158,4 @@ def _error(status: int, content: bytes) -> ApiError:
         return Unauthorized(body.error, fenced=body.code == "fenced")
     if status >= 500 or status in LATER:
         return Unreachable(f"{status}: {body.error}")
-    return Refused(status, body.error)
+    return Refused(status, body.error, body.code)

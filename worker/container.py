@@ -17,6 +17,7 @@ from typing import NoReturn
 import msgspec
 
 from worker import tree
+from worker.children import become_bare
 from worker.handover import Orders
 from worker.images import ImageCache, ImageLease
 from worker.layout import JobDir
@@ -32,7 +33,12 @@ from worker.runtimes.base import (
     Runtime,
 )
 from worker.runtimes.commands import run_command
-from worker.runtimes.errors import ImagePullFailed, RuntimeFailure, RuntimeMissing
+from worker.runtimes.errors import (
+    ContainerNotPrepared,
+    ImagePullFailed,
+    RuntimeFailure,
+    RuntimeMissing,
+)
 from worker.runtimes.identity import become, borrowed, die_with_parent
 from worker.runtimes.process import ProcessRuntime
 from worker.runtimes.select import PROCESS, UDOCKER
@@ -61,6 +67,12 @@ def runtimes(*, allow_process: bool) -> Mapping[str, Runtime]:
     if allow_process:
         known.append(ProcessRuntime(allowed=True))
     return {runtime.name: runtime for runtime in known}
+
+
+def reason_of(failure: RuntimeFailure) -> EndReason:
+    """Why a job ends that its runtime could not start."""
+    missing = isinstance(failure, RuntimeMissing)
+    return EndReason.RUNTIME_MISSING if missing else EndReason.COMMAND_NOT_STARTED
 
 
 class Containers:
@@ -94,7 +106,7 @@ class Containers:
         except ImagePullFailed as error:
             return Prepared(error=error.detail, reason=EndReason.IMAGE_PULL)
         except RuntimeFailure as error:
-            return Prepared(error=error.detail, reason=EndReason.COMMAND_NOT_STARTED)
+            return Prepared(error=error.detail, reason=reason_of(error))
         except OSError as error:
             return Prepared(error=str(error), reason=EndReason.NODE_ERROR)
 
@@ -129,7 +141,7 @@ class Containers:
     def enter(self, task: TaskSpec) -> Callable[[], None]:
         """What the forked child does to become the slot's user."""
         if task.runtime == PROCESS:
-            return partial(_become_bare, self.identity)
+            return partial(become_bare, self.identity)
         return partial(become, self.identity)
 
     def launch(self, index: int, lease: ImageLease) -> Launch:
@@ -151,7 +163,22 @@ class Containers:
             args=task.args,
             env=env,
             workdir=_with_ids(task.workdir, env) if task.workdir else None,
+            app=task.app,
+            mounts=self._mounts(),
         )
+
+    def _mounts(self) -> dict[str, str]:
+        """Directories of the scratch that are seen elsewhere too (U12). No process of the job runs now that could
+        put a link in their place. Raises ContainerNotPrepared.
+        """
+        mounts = {}
+        for artifact in self._orders.spec.artifacts:
+            if artifact.mountpoint:
+                folder = self._dir.work / artifact.folder
+                if folder.is_symlink() or not folder.is_dir():
+                    raise ContainerNotPrepared(f"{artifact.folder} is not a directory")
+                mounts[str(folder)] = artifact.mountpoint
+        return mounts
 
     def _environment(self, index: int, task: TaskSpec) -> dict[str, str]:
         key, spec = self._orders.key, self._orders.spec
@@ -180,15 +207,6 @@ def _with_ids(text: str, env: Mapping[str, str]) -> str:
 def _gigabytes(memory_mb: int) -> str:
     whole, rest = divmod(memory_mb, 1024)
     return str(memory_mb / 1024) if rest else str(whole)
-
-
-def _become_bare(identity: Identity) -> None:
-    """Without the account that container runtimes insist on, which costs more than a short program."""
-    if os.getuid() == 0:
-        os.setgroups([])
-        os.setresgid(identity.gid, identity.gid, identity.gid)
-        os.setresuid(identity.uid, identity.uid, identity.uid)
-    tree.forbid_new_privileges()
 
 
 def start(

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 
+from worker.api import NodeApi
 from worker.files import boottime, wipe
 from worker.handover import Result, RunMark, Status, read_file
 from worker.journal import Journal
@@ -17,6 +18,7 @@ from worker.loops import Loop
 from worker.output import OutputPump, is_brief
 from worker.protocol import Ended, EndReason, Event, Started, TaskEnded
 from worker.running import Running, exclude, kill_job
+from worker.staging.upload import upload_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +39,12 @@ class Endings(Loop):
         journal: Journal,
         pump: OutputPump,
         *,
+        api: NodeApi,
         on_gone: Callable[[Running], None],
     ) -> None:
         super().__init__("endings")
         self._node = node
+        self._api = api
         self._journal = journal
         self._pump = pump
         self._on_gone = on_gone
@@ -49,10 +53,14 @@ class Endings(Loop):
     def finish(self, running: Running) -> None:
         """Its shim is done with it, or gone. Returns soon if the job was brief, else when its end is recorded."""
         result = read_file(running.dir.result, Result)
-        if result is not None and not running.watched and is_brief(running.dir):
+        if result is None:
+            result = self._clear(running)
+        elif result.outputs:
+            result = upload_outputs(self._api, running, result)
+        elif not running.watched and is_brief(running.dir):
             self._brief.put(running)
-        else:
-            self._conclude([(running, result or self._clear(running))])
+            return
+        self._conclude([(running, result)])
 
     def end_unstarted(self, running: Running, reason: EndReason, detail: str) -> None:
         """No process of it ever ran."""
@@ -103,6 +111,8 @@ class Endings(Loop):
             tasks=tasks,
             wall_s=result.wall_s,
             max_memory_kb=result.max_memory_kb,
+            stage_in_s=result.stage_in_s,
+            stage_out_s=result.stage_out_s,
             stdout=logs[0],
             stderr=logs[1],
             ago_s=max(0.0, boottime() - result.ended_at),

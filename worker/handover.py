@@ -15,6 +15,7 @@ import msgspec
 
 from worker.files import read_or_none
 from worker.protocol import AttemptKey, EndReason, RunSpec, TaskResult, TaskSecrets
+from worker.staging.outputs import Output
 
 STREAMS = ("stdout", "stderr")
 
@@ -43,6 +44,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     allow_process: bool
     allow_shared_uid: bool
     log_cap_bytes: int
+    output_file_bytes: int = 5 << 30
 
     @property
     def hidden(self) -> list[str]:
@@ -114,7 +116,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The file `result`: written when no process of the job is left. Times are CLOCK_BOOTTIME.
 
-    `dropped` names the streams that lost bytes.
+    `dropped` names the streams that lost bytes; `outputs` are still to be uploaded.
     """
 
     reason: EndReason
@@ -125,6 +127,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     wall_s: float | None = None
     max_memory_kb: int | None = None
     dropped: tuple[str, ...] = ()
+    stage_in_s: float | None = None
+    stage_out_s: float | None = None
+    outputs: tuple[Output, ...] = ()
 
 
 Kind = TypeVar("Kind", bound=msgspec.Struct)

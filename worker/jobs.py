@@ -33,9 +33,9 @@ from worker.protocol import (
     InputSpec,
 )
 from worker.running import Running, SlotShim
-from worker.runtimes.select import is_bare
 from worker.slots import Admission, Slot
 from worker.spawner import Spawner
+from worker.staging.stage import needs_private
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,9 @@ class Jobs:
         self._admission = admission
         self._lock = threading.Lock()
         self._running: dict[AttemptKey, Running] = {}
-        self._endings = Endings(place.node, lines.journal, pump, on_gone=self._remove)
+        self._endings = Endings(
+            place.node, lines.journal, pump, api=lines.api, on_gone=self._remove
+        )
         self._endings.start()
 
     # ---- a job's life
@@ -113,7 +115,7 @@ class Jobs:
             self._set_up(item, running)
             work.shim.give(self._orders(item, running, work.slot))
         except StageInFailed as error:
-            self._endings.end_unstarted(running, EndReason.STAGE_IN, str(error))
+            self._endings.end_unstarted(running, EndReason.INPUTS, str(error))
             return
         except (OSError, msgspec.MsgspecError) as error:
             logger.warning("%s could not be started: %s", item.key, error)
@@ -216,7 +218,7 @@ class Jobs:
         job_dir, uid, gid = running.dir, running.uid, self._gid(running.uid)
         job_dir.path.mkdir(mode=0o711, exist_ok=True)
         job_dir.path.chmod(0o711)
-        for path in job_dir.slot_dirs(bare=is_bare(task.runtime for task in item.spec.tasks)):
+        for path in job_dir.slot_dirs(private=needs_private(item.spec)):
             path.mkdir(mode=0o700)
             os.chown(path, uid, gid)
         if item.spec.inputs:
@@ -247,6 +249,7 @@ class Jobs:
             allow_process=place.enrolment.allow_process_runtime,
             allow_shared_uid=place.allow_shared_uid,
             log_cap_bytes=place.enrolment.log_cap_bytes,
+            output_file_bytes=place.enrolment.output_file_bytes,
         )
 
     def _fetch_input(self, key: AttemptKey, wanted: InputSpec) -> bytes:

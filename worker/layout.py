@@ -63,9 +63,9 @@ class JobDir:
     def inputs(self) -> Path:
         return self.path / "inputs"
 
-    def slot_dirs(self, *, bare: bool) -> tuple[Path, ...]:
-        """What belongs to the slot's user; bare processes have no runtime that would need `private`."""
-        return (self.work, self.tmp) if bare else (self.work, self.tmp, self.private)
+    def slot_dirs(self, *, private: bool) -> tuple[Path, ...]:
+        """What belongs to the slot's user; `private` is for container runtimes and staging."""
+        return (self.work, self.tmp, self.private) if private else (self.work, self.tmp)
 
     def log(self, stream: str) -> Path:
         """`stream` is "stdout" or "stderr"."""

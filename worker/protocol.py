@@ -11,7 +11,7 @@ Ways a word travels:
     ctl      server -> node   stream `ctl`: entries {b"d": Word as JSON}.
     out      node -> server   stream per (job, attempt, rank, stdout|stderr): entry id = end byte offset `N-0`.
     HTTPS    node -> server   `/node/v1/…` with the node token: enrol, heartbeat (Up in, Word out: the second path),
-                              fetch, inputs, log segments. See `clouds/node_api.py` for the other side.
+                              fetch, inputs, log segments, output files. See `clouds/node_api.py` for the other side.
 
 Both sides ignore JSON fields they do not know; the server speaks VERSION and VERSION - 1.
 """
@@ -23,6 +23,12 @@ import msgspec
 VERSION = 1
 RUN_TASK = "prominence.run"
 RUN_QUEUE = "jobs"
+
+OUTPUT_PIECE_BYTES = 16 << 20
+"""Output files travel and are stored in pieces of this size; the last one may be shorter."""
+
+MAXIMUM_OUTPUT_FILES = 1000
+"""Of one attempt: what globs match, and directories."""
 
 
 class AttemptKey(msgspec.Struct, frozen=True, order=True, array_like=True):
@@ -73,7 +79,11 @@ class Keys:
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One container. An empty `command` means the image's own entrypoint; `args` follow either."""
+    """One container. An empty `command` means the image's own entrypoint; `args` follow either.
+
+    sidecar: runs beside the other tasks, from before the first to after the last of them.
+    app: part of a Singularity image to run.   stdout: a file in the scratch that gets a copy of the output.
+    """
 
     image: str
     runtime: str
@@ -81,6 +91,9 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     workdir: str | None = None
+    sidecar: bool = False
+    app: str = ""
+    stdout: str = ""
 
 
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,12 +105,28 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     executable: bool = False
 
 
+class ArtifactSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file to be downloaded into the scratch as `filename`, and unpacked if that names an archive.
+
+    The directory `folder` of the scratch is seen at `mountpoint` as well, if that is given.
+    """
+
+    url: str
+    filename: str
+    executable: bool = False
+    folder: str = ""
+    mountpoint: str = ""
+
+
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything a node needs to run one job, secrets and file contents apart. Sizes: MB = 2**20 bytes."""
 
     name: str = ""
     tasks: tuple[TaskSpec, ...]
     inputs: tuple[InputSpec, ...] = ()
+    artifacts: tuple[ArtifactSpec, ...] = ()
+    output_files: tuple[str, ...] = ()  # glob patterns, relative to the scratch
+    output_dirs: tuple[str, ...] = ()
     cpus: int = 1
     memory_mb: int = 1024
     disk_mb: int = 10240
@@ -168,6 +197,15 @@ class EndReason(StrEnum):
     WALLTIME = "walltime"
     IMAGE_PULL = "imagePull"
     STAGE_IN = "stageIn"
+    UNPACK = "unpack"
+    INPUTS = "inputs"
+    MEMORY = "memory"
+    DISK = "disk"
+    OUTPUT_MISSING = "outputMissing"
+    OUTPUT_ARCHIVE = "outputArchive"
+    OUTPUT_TOO_LARGE = "outputTooLarge"
+    STAGE_OUT = "stageOut"
+    RUNTIME_MISSING = "runtimeMissing"
     COMMAND_NOT_STARTED = "commandNotStarted"  # the runtime could not start the container
     STOPPED = "stopped"  # the server asked for it; every process is gone
     NEVER_STARTED = "neverStarted"  # claimed, voided or given back, and no process of it ever ran
@@ -232,6 +270,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
     tasks: tuple[TaskResult, ...] = ()
     wall_s: float | None = None
     max_memory_kb: int | None = None
+    stage_in_s: float | None = None
+    stage_out_s: float | None = None
     stdout: LogEnd = LogEnd()
     stderr: LogEnd = LogEnd()
     ago_s: float = 0.0
@@ -320,6 +360,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     log_window_bytes: int
     log_cap_bytes: int
     allow_process_runtime: bool = False
+    output_file_bytes: int = 5 << 30
 
 
 class NodeError(msgspec.Struct, frozen=True, kw_only=True):

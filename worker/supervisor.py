@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from worker import container, tree
 from worker.cgroup import Group
+from worker.children import Action, Outcome, exit_code, read_outcome, start_child
 from worker.files import boottime, write_atomic
 from worker.handover import NEWS, STREAMS, Orders, Result, Status, Stop, read_file
 from worker.images import ImageLease
@@ -25,9 +27,9 @@ from worker.masking import mask_for
 from worker.protocol import EndReason, TaskResult
 from worker.runtimes.base import Launch
 from worker.runtimes.errors import RuntimeFailure
-from worker.runtimes.identity import die_with_parent
 from worker.runtimes.select import PROCESS, is_bare
 from worker.spool import Spool
+from worker.staging.stage import Staging
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class Supervisor:
         self._kill_at: float | None = None
         self._terminated = 0
         self._usage = _Usage()
+        self._staging = Staging(orders, job_dir)
 
     def run(self) -> None:
         """Everything; the result is written when no process of the job is left."""
@@ -105,11 +108,13 @@ class Supervisor:
         except JobOver as over:
             self._over = self._over or over
         except RuntimeFailure as failure:
-            self._over = JobOver(EndReason.COMMAND_NOT_STARTED, failure.detail)
+            self._over = JobOver(container.reason_of(failure), failure.detail)
         except Exception as error:  # the edge of a process: it ends in a legal state
             logger.exception("the shim of %s failed", self._orders.key)
             self._over = JobOver(EndReason.NODE_ERROR, f"{type(error).__name__}: {error}")
         self._kill_all()
+        if self._started_at is not None and self._staging.is_out_wanted(_reason(self._over)):
+            self._stage_out()
         self._write_result()
 
     def close(self) -> None:
@@ -119,7 +124,7 @@ class Supervisor:
     # ---- tasks
 
     def _run_tasks(self) -> None:
-        self._place_inputs()
+        self._stage_in()
         for index, task in enumerate(self._orders.spec.tasks):
             self._look()
             if self._over:
@@ -135,38 +140,29 @@ class Supervisor:
             if index + 1 < len(self._orders.spec.tasks):
                 self._write_status()
 
-    def _place_inputs(self) -> None:
-        """Files fetched by the worker, into the scratch, as the slot's own."""
-        uid, gid = self._orders.uid, self._orders.gid
-        for number, wanted in enumerate(self._orders.spec.inputs):
-            target = self._dir.work
-            *folders, name = Path(wanted.filename).parts
-            for folder in folders:
-                target /= folder
-                if not target.is_dir():
-                    target.mkdir(mode=0o700)
-                    os.chown(target, uid, gid)
-            target /= name
-            (self._dir.inputs / str(number)).rename(target)
-            target.chmod(0o700 if wanted.executable else 0o600)
-            os.chown(target, uid, gid)
+    def _stage_in(self) -> None:
+        """Inputs, and artifacts on the job's walltime. Raises JobOver."""
+        problem = self._staging.stage_in(partial(self._have_done, walltime_s=self._walltime_left))
+        self._walltime_left -= self._staging.in_s or 0.0
+        if problem is not None:
+            raise JobOver(*problem)
+
+    def _stage_out(self) -> None:
+        """Find what is to be kept, of badly ended jobs too; a problem counts only for a job that ended well."""
+        ended, self._over, self._kill_at = self._over, None, None
+        try:
+            problem = self._staging.stage_out(self._have_done)
+        except JobOver as over:
+            self._over = ended or over
+        else:
+            well = ended is None and not any(task.exit_code for task in self._tasks)
+            self._over = JobOver(*problem) if well and problem else ended
+        self._kill_rest()
 
     def _prepare(self, index: int) -> float:
-        """Image and container, in a child; returns the pull's duration. Raises JobOver."""
+        """Image and container; returns the pull's duration. Raises JobOver."""
         begin = boottime()
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
-        if pid == 0:
-            _in_child(lambda: self._containers.prepare(index), writer)
-        os.close(writer)
-        self._wait(pid, walltime_s=None, signal_group=False)
-        with os.fdopen(reader, "rb") as file:
-            data = file.read()
-        if self._over:
-            raise self._over
-        if not data:
-            raise JobOver(EndReason.NODE_ERROR, "preparing the image ended without a word")
-        prepared = msgspec.json.decode(data, type=container.Prepared)
+        prepared = self._have_done(lambda: self._containers.prepare(index), container.Prepared)
         if prepared.reason is not None:
             if prepared.reason is EndReason.IMAGE_PULL:
                 self._tasks.append(
@@ -174,6 +170,19 @@ class Supervisor:
                 )
             raise JobOver(prepared.reason, prepared.error)
         return prepared.pull_s
+
+    def _have_done(
+        self, action: Action, kind: type[Outcome], *, walltime_s: float | None = None
+    ) -> Outcome:
+        """By a child, obeying stops meanwhile. Raises JobOver."""
+        pid, reader = start_child(action)
+        self._wait(pid, walltime_s=walltime_s, signal_group=False)
+        data = read_outcome(reader)
+        if self._over:
+            raise self._over
+        if not data:
+            raise JobOver(EndReason.NODE_ERROR, "preparing or staging ended without a word")
+        return msgspec.json.decode(data, type=kind)
 
     def _try_task(self, index: int, lease: ImageLease, pull_s: float) -> TaskResult:
         """Run a task, and again in place while it fails and may (U24); what a signal ended is not run again."""
@@ -198,7 +207,7 @@ class Supervisor:
         self._walltime_left -= wall_s
         self._kill_rest()
         return TaskResult(
-            exit_code=_exit_code(status),
+            exit_code=exit_code(status),
             image_pull_s=pull_s,
             image_status="cached" if pull_s < 0 else "pulled",
             wall_s=round(wall_s, 6),
@@ -351,6 +360,9 @@ class Supervisor:
             ended_at=boottime(),
             wall_s=sum(begun) if begun else None,
             max_memory_kb=self._group.peak_memory_kb() if self._group else None,
+            stage_in_s=self._staging.in_s,
+            stage_out_s=self._staging.out_s,
+            outputs=self._staging.outputs,
             dropped=tuple(
                 name for name, spool in zip(STREAMS, self._spools, strict=True) if spool.dropped
             ),
@@ -376,23 +388,5 @@ def _group(orders: Orders) -> Group | None:
     return Group(node=orders.cgroup, job=str(orders.key))
 
 
-def _in_child(action: Callable[[], msgspec.Struct], writer: int) -> None:
-    """In a forked child: do it, write the outcome to the pipe, and end."""
-    code = 1
-    try:
-        tree.name_process("prom-prepare")
-        die_with_parent(signal.SIGKILL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        data = msgspec.json.encode(action())
-        while data:
-            data = data[os.write(writer, data) :]
-        code = 0
-    except Exception:
-        logger.exception("preparing failed")
-    finally:
-        os._exit(code)
-
-
-def _exit_code(status: int) -> int:
-    code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code < 0 else code
+def _reason(over: JobOver | None) -> EndReason | None:
+    return None if over is None else over.reason

@@ -135,7 +135,12 @@ def test_describe_leaves_out_what_is_not_known_c30(api: Api, make_job: MakeJob) 
 
     execution = api.get(f"/jobs/{job.pk}").json()[0]["execution"]
 
-    assert execution == {"site": "OpenStack-UNIV-LILLE", "retries": 0, "tasks": [{"retries": 0}]}
+    assert execution == {
+        "site": "OpenStack-UNIV-LILLE",
+        "retries": 0,
+        "provisionedResources": {"nodes": 1, "cpus": 1, "memory": 1, "disk": 10},
+        "tasks": [{"retries": 0}],
+    }
 
 
 def test_cached_image_shows_pull_time_minus_one_s122(api: Api, make_job: MakeJob) -> None:

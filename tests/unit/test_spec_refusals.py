@@ -44,6 +44,10 @@ def file(**changes: Any) -> dict[str, Any]:
     return JOB | {"inputs": [{"filename": "a", "content": "aGk="} | changes]}
 
 
+def artifact(**changes: Any) -> dict[str, Any]:
+    return JOB | {"artifacts": [{"url": "http://x/a"} | changes]}
+
+
 def problems(document: object) -> list[Problem]:
     with pytest.raises(InvalidDocument) as caught:
         parse_job(document)
@@ -169,7 +173,8 @@ BAD = [
     (task(workdir="a\0"), "/tasks/0/workdir", "workdir", "control characters"),
     (task(workdir=5), "/tasks/0/workdir", "type", '"workdir" must be a text'),
     (task(type="openmpi"), "/tasks/0/type", "notAvailable", "not available yet"),
-    (task(type="sidecar"), "/tasks/0/type", "notAvailable", "not available yet"),
+    (task(app="a b"), "/tasks/0/app", "type", "a name of letters, digits"),
+    (task(app="a", runtime="udocker"), "/tasks/0", "app", "needs the runtime singularity"),
     (task(type="other"), "/tasks/0/type", "type", 'must be "basic"'),
     (task(procsPerNode=2), "/tasks/0/procsPerNode", "notAvailable", '"procsPerNode" is not'),
     (task(command="x"), "/tasks/0/command", "unknown", 'invalid item "command" in task'),
@@ -302,15 +307,40 @@ BAD = [
         "the name of a site",
     ),
     (job(placement={}, policies={"placement": {}}), "/placement", "duplicate", "given twice"),
+    (artifact(url="http://x"), "/artifacts/0/url", "url", "must end in a file name"),
+    (artifact(url="http://x/a/%2e%2e"), "/artifacts/0/url", "url", "must end in a file name"),
+    (artifact(url="http://x/%2fetc%2fa"), "/artifacts/0/url", "url", "must end in a file name"),
+    (artifact(url="ftp://x/a"), "/artifacts/0/url", "url", "http or https"),
+    (artifact(url="http:///a"), "/artifacts/0/url", "url", "http or https"),
+    (artifact(url="http://[/a"), "/artifacts/0/url", "url", "http or https"),
+    (artifact(url="http://x/a b"), "/artifacts/0/url", "url", "no blanks"),
+    (artifact(url="mydata.tar"), "/artifacts/0/url", "notAvailable", "object storage"),
+    (artifact(url=5), "/artifacts/0/url", "type", '"url" must be a text'),
+    (job(artifacts=[{}]), "/artifacts/0/url", "missing", "each artifact must specify a url"),
+    (artifact(x=1), "/artifacts/0/x", "unknown", "invalid item x in artifact"),
+    (artifact(executable="yes"), "/artifacts/0/executable", "type", "true or false"),
+    (artifact(mountpoint="..:/mnt"), "/artifacts/0/mountpoint", "mountpoint", "is"),
+    (artifact(mountpoint="a/b:/mnt"), "/artifacts/0/mountpoint", "mountpoint", "without slashes"),
+    (artifact(mountpoint="a:mnt"), "/artifacts/0/mountpoint", "mountpoint", "absolute path"),
+    (artifact(mountpoint="a:/"), "/artifacts/0/mountpoint", "mountpoint", "absolute path"),
+    (artifact(mountpoint="a:/b/../c"), "/artifacts/0/mountpoint", "mountpoint", "absolute path"),
+    (artifact(mountpoint="a:/b,c"), "/artifacts/0/mountpoint", "mountpoint", "absolute path"),
+    (artifact(mountpoint="a:/proc/x"), "/artifacts/0/mountpoint", "mountpoint", "at or below"),
+    (artifact(mountpoint="a:/home/user"), "/artifacts/0/mountpoint", "mountpoint", "at or below"),
+    (job(artifacts={}), "/artifacts", "type", '"artifacts" must be a list'),
     (
-        job(artifacts=[{"url": "http://x"}]),
+        job(artifacts=[{"url": f"http://x/{n}"} for n in range(101)]),
         "/artifacts",
-        "notAvailable",
-        '"artifacts" is not available',
+        "tooMany",
+        "at most 100",
+    ),
+    (
+        file(filename="b/a") | {"artifacts": [{"url": "http://x/%61?b"}]},
+        "/artifacts/0/url",
+        "duplicate",
+        'artifact name "a" is used more than once',
     ),
     (job(storage={"type": "webdav"}), "/storage", "notAvailable", "not available yet"),
-    (job(outputFiles=["a"]), "/outputFiles", "notAvailable", "not available yet"),
-    (job(outputDirs=["a"]), "/outputDirs", "notAvailable", "not available yet"),
     (job(notifications={}), "/notifications", "type", "a list of JSON objects"),
     (job(notifications=["x"]), "/notifications/0", "type", "each notification"),
     (job(notifications=[MAIL] * 11), "/notifications", "tooMany", "at most 10"),
@@ -328,6 +358,13 @@ BAD = [
     (hook(url=5), "/notifications/0/url", "url", "http(s)://"),
     (hook(secret="short"), "/notifications/0/secret", "secret", "16 to 256"),
     (hook(secret="x" * 257), "/notifications/0/secret", "secret", "16 to 256"),
+    (job(outputFiles="a"), "/outputFiles", "type", "a list of texts"),
+    (job(outputFiles=[5]), "/outputFiles/0", "type", "must be a text"),
+    (job(outputFiles=["../a"]), "/outputFiles/0", "path", "without .."),
+    (job(outputFiles=["/etc/passwd"]), "/outputFiles/0", "path", "relative or below /home/user"),
+    (job(outputFiles=["a"] * 101), "/outputFiles", "tooMany", "at most 100"),
+    (job(outputDirs=["."]), "/outputDirs/0", "path", "inside the job's directory"),
+    (job(outputDirs=[{"url": "x"}]), "/outputDirs/0", "type", "must be a text"),
     (job(jobs=[JOB]), "/jobs", "notAvailable", "not available yet"),
     (job(x=None), "/x", "unknown", 'invalid item "x" in job description'),
     (job(**{"a/b": 1}), "/a~1b", "unknown", 'invalid item "a/b" in job description'),
@@ -357,7 +394,7 @@ def test_all_problems_are_found_at_once() -> None:
     }
 
     assert sorted(problem["pointer"] for problem in problems(document)) == [
-        "/artifacts", "/inputs/0/content", "/inputs/0/filename", "/labels/a b", "/name",
+        "/artifacts/0", "/inputs/0/content", "/inputs/0/filename", "/labels/a b", "/name",
         "/resources/cpus", "/resources/x", "/tasks/0/image", "/tasks/0/runtime", "/tasks/1/cmd",
         "/tasks/1/env/1",
     ]  # fmt: skip

@@ -85,6 +85,9 @@ class OtherSide:
         self.inputs: dict[str, bytes] = {}
         self.segments: dict[tuple[AttemptKey, str], bytearray] = defaultdict(bytearray)
         self.puts = 0
+        self.pieces: dict[tuple[AttemptKey, int], bytearray] = {}
+        self.outputs: dict[tuple[AttemptKey, str], bytes] = {}
+        self.output_refusals: list[Refusal] = []  # the next answers to output files
         self._token_used = False
         self._lock = threading.RLock()
         self._ended = threading.Event()
@@ -232,6 +235,8 @@ class OtherSide:
             return encode(self.apply(incarnation, decode_up(body)))
         if parts == ["attempts", "fetch"]:
             return encode(self._fetch(msgspec.json.decode(body, type=FetchRequest)))
+        if parts[2] == "outputs":
+            return self._keep(AttemptKey.parse(parts[1]), int(parts[3]), query, body)
         if parts[2] == "inputs":
             return self.inputs[parts[3]]
         return self._store(AttemptKey.parse(parts[1]), parts[2], query, body)
@@ -291,6 +296,22 @@ class OtherSide:
             log = self.segments[key, stream]
             assert offset <= len(log), "a hole"
             log[offset : offset + len(body)] = body
+        return b""
+
+    def _keep(self, key: AttemptKey, number: int, query: str, body: bytes) -> bytes:
+        """A piece of an output file."""
+        if self.output_refusals:
+            raise self.output_refusals.pop()
+        words = parse_qs(query)
+        size, offset = int(words["size"][0]), int(words["offset"][0])
+        with self._lock:
+            name = words["name"][0] + ("/" if words["directory"] == ["1"] else "")
+            data = self.pieces.setdefault((key, number), bytearray())
+            if offset > len(data):
+                raise Refusal(409, str(len(data)))
+            data[offset : offset + len(body)] = body
+            if len(data) == size:
+                self.outputs[key, name] = bytes(data)
         return b""
 
 

@@ -60,12 +60,12 @@ def test_inputs_are_in_the_scratch_and_the_jobs_own(side: OtherSide, machine: Ma
 def test_input_with_wrong_digest_fails_the_stage_in(side: OtherSide, machine: Machine) -> None:
     side.inputs = {"0" * 64: b"forged"}
     wanted = spec("true", inputs=(InputSpec(filename="a", sha256="0" * 64, size=6),))
-    assert run(side, machine, wanted).reason is EndReason.STAGE_IN
+    assert run(side, machine, wanted).reason is EndReason.INPUTS
 
 
 def test_input_outside_the_scratch_is_refused(side: OtherSide, machine: Machine) -> None:
     wanted = spec("true", inputs=(InputSpec(filename="../../x", sha256="0" * 64, size=6),))
-    assert run(side, machine, wanted).reason is EndReason.STAGE_IN
+    assert run(side, machine, wanted).reason is EndReason.INPUTS
 
 
 @pytest.mark.contract("S8")

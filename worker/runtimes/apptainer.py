@@ -78,7 +78,8 @@ class ApptainerRuntime:
 
     def launch(self, request: ContainerRequest) -> Launch:
         """Run from the sandbox; the environment travels as APPTAINERENV_ variables, intact."""
-        options = ("exec" if request.command else "run", *CONTAINMENT)
+        app = ("--app", request.app) if request.app else ()
+        options = ("exec" if request.command and not app else "run", *CONTAINMENT, *app)
         program = (str(request.image.path / "root"), *request.command, *request.args)
         return self.contain(request, options, program, request.inner_env)
 
@@ -93,9 +94,11 @@ class ApptainerRuntime:
         inner_env: Mapping[str, str],
     ) -> Launch:
         """Put a root directory and program into the request's directories and environment."""
+        binds = (word for pair in request.mounts.items() for word in ("--bind", ":".join(pair)))
         argv = (
             *(self.found(), "--silent", *options),
             *("--home", f"{request.scratch}:{HOME}", "--bind", f"{request.tmp}:{TMP}"),
+            *binds,
             *("--pwd", request.inner_workdir, *program),
         )
         env = {"PATH": PATH, "HOME": str(request.private)}

@@ -74,7 +74,8 @@ class ContainerRequest:
     An empty `command` means the image's own entrypoint and command; `args` are appended to the
     command, or to the entrypoint, in which case they replace the image's command as with Docker.
     `scratch` becomes /home/user, `tmp` becomes /tmp; `private` is where the runtime may put what
-    belongs to this job alone. All three exist, belong to `identity`, and are absolute.
+    belongs to this job alone. All three exist, belong to `identity`, and are absolute. `mounts`: further
+    directories of the job, and where they are seen. `app`: part of a Singularity image to run (U8).
     """
 
     image: PreparedImage
@@ -87,6 +88,8 @@ class ContainerRequest:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str | None = None
+    app: str = ""
+    mounts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inner_workdir(self) -> str:

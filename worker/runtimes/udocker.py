@@ -266,6 +266,7 @@ class UdockerRuntime:
             (str(request.scratch), HOME),
             (str(request.tmp), TMP),
             (str(self._busybox), INNER_BUSYBOX),
+            *request.mounts.items(),
         ]
         return tuple(word for host, inner in pairs for word in ("-b", f"{host}:{inner}"))
 
