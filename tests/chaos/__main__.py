@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.chaos.cable import leave_network
 from tests.chaos.checker import Card, check
+from tests.chaos.mutants import MUTANTS
 from tests.chaos.report import Record, add_record, read_records, revision, write_card
 from tests.chaos.schedule import Schedule
 from tests.chaos.story import tell
@@ -28,8 +29,8 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # nothing is left behind
-    if arguments.once:
-        return _run_once(arguments.seed, arguments.jobs)
+    if arguments.once or arguments.mutant:
+        return _run_once(arguments.seed, arguments.jobs, arguments.mutant)
     if arguments.fresh:
         shutil.rmtree(STATE, ignore_errors=True)
     state = STATE / "state.jsonl"
@@ -46,13 +47,17 @@ def main() -> int:
     return 1 if dirty else 0
 
 
-def _run_once(seed: int, jobs: int) -> int:
-    """Each fault once; nothing is kept, and what went wrong is printed."""
+def _run_once(seed: int, jobs: int, mutant: str) -> int:
+    """Each fault once, or what a mutant does not stand; nothing is kept, and what went wrong is printed."""
+    kinds = MUTANTS[mutant][1] if mutant else frozenset()
     room = Path(tempfile.mkdtemp(prefix="prominence-chaos-"))
     stories = room / "stories"
     try:
-        with World(room, cabled=leave_network()) as world:
-            record = run_one(world, seed=seed, jobs=jobs, stories=stories, once=True)
+        with World(room, cabled=leave_network(), mutant=mutant) as world:
+            schedule = Schedule(
+                world, room / f"seed{seed}", seed, jobs, once=not mutant, kinds=kinds
+            )
+            record = run_one(schedule, stories)
         sys.stdout.write(f"{record.line()}\n")
         for told in sorted(stories.rglob("violations")):
             sys.stdout.write(told.read_text())
@@ -68,7 +73,7 @@ def _run_all(seeds: list[int], jobs: int, state: Path) -> None:
     try:
         with World(room, cabled=leave_network()) as world:
             for seed in seeds:
-                record = run_one(world, seed=seed, jobs=jobs, stories=STATE)
+                record = run_one(Schedule(world, room / f"seed{seed}", seed, jobs), STATE)
                 add_record(state, record)
                 sys.stdout.write(f"{record.line()}\n")
                 sys.stdout.flush()
@@ -76,17 +81,15 @@ def _run_all(seeds: list[int], jobs: int, state: Path) -> None:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def run_one(world: World, *, seed: int, jobs: int, stories: Path, once: bool = False) -> Record:
+def run_one(schedule: Schedule, stories: Path) -> Record:
     """One schedule from its beginning to the end of its last process."""
-    room = world.room / f"seed{seed}"
-    schedule = Schedule(world, room, seed, jobs, once)
     try:
         schedule.run()
         card = check(schedule)
-        tell(schedule, card, stories / f"seed-{seed}")
+        tell(schedule, card, stories / f"seed-{schedule.seed}")
     finally:
         schedule.close()
-    shutil.rmtree(room, ignore_errors=True)
+    shutil.rmtree(schedule.room, ignore_errors=True)
     return _record(schedule, card)
 
 
@@ -113,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="of the first one")
     parser.add_argument("--jobs", type=int, default=300, help="in each")
     parser.add_argument("--once", action="store_true", help="each fault once, in a minute or two")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="see mutants.py")
     parser.add_argument("--fresh", action="store_true", help="forget what was run before")
     parser.add_argument("--no-report", action="store_true", help="leave the documentation alone")
     return parser

@@ -28,6 +28,7 @@ import httpx
 from tests.chaos import machine
 from tests.chaos.load import Plan
 from tests.chaos.schedule import SETTLE_S, Schedule
+from tests.chaos.system import LEASE_S
 
 ENDS = {"completed", "deleted", "killed", "failed"}
 LEGAL = {
@@ -311,14 +312,25 @@ def _late(job: JobFacts, schedule: Schedule) -> Iterator[str]:
 
 
 def _is_just_thawed(job: JobFacts, note: Note, schedule: Schedule) -> bool:
+    """Done by a machine that stood still for two leases and cannot have noticed yet."""
     name = job.attempts.get(note.attempt, {}).get("node")
     nodes = [*schedule.system.nodes.values(), *schedule.system.retired]
     return any(
         thaw - CLOCK_S <= note.at <= thaw + NOTICE_S
         for node in nodes
         if node.name == name
-        for _, thaw in node.thaws
+        for thaw in _long_thaws(node.thaws)
     )
+
+
+def _long_thaws(thaws: list[tuple[float, float]]) -> Iterator[float]:
+    """Ends of what was at least two leases; what follows before the end of the one before is noticed counts as one."""
+    began, last = 0.0, float("-inf")
+    for begin, thaw in thaws:
+        began = began if begin < last + NOTICE_S else begin
+        last = thaw
+        if thaw - began >= 2 * LEASE_S:
+            yield thaw
 
 
 # ---- logs

@@ -124,7 +124,9 @@ def _freeze(scene: Scene, lasts_s: float) -> Effect | None:
 
     def thaw() -> None:
         node.thaws[index] = (begin, machine.uptime())
-        machine.signal_all(node.data, CONT)
+        machine.signal_all(
+            node.data, CONT, newest_first=True
+        )  # jobs may go on before who ends them
         scene.system.keeper.send(node.name, CONT)
 
     return Effect(f"{node.name} for {lasts_s:.1f} s", lasts_s, thaw)
@@ -206,7 +208,7 @@ FAULTS: dict[str, tuple[int, Fault]] = {
     "PostgreSQL away for 30 s": (1, postgres_away(30.0, whole=True)),
     "PostgreSQL stopped": (1, stop_postgres),
     "node frozen": (1, freeze(2.0, 0.6 * LEASE_S)),
-    "node frozen past its lease": (2, freeze(1.3 * LEASE_S, 2.6 * LEASE_S)),
+    "node frozen past its lease": (2, freeze(1.6 * LEASE_S, 2.6 * LEASE_S)),
     "node rebooted": (2, reboot),
     "node lost": (2, lose),
     "node wiped": (2, wipe),

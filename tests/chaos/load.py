@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
@@ -174,6 +174,7 @@ class Users:
     deleted: set[int] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
     retried: int = 0
+    more_to_come: bool = False  # plans are added, so threads wait for them
     keys_work: bool = False  # an Idempotency-Key was seen to work
     _probed: bool = False
     _hurry: int = 0  # plans up to this one are due, whatever their time
@@ -210,15 +211,34 @@ class Users:
 
     def _submit_all(self) -> None:
         with self.client() as client:
-            while not self._over.is_set() and (plan := self._take()):
+            while not self._over.is_set():
+                plan = self._take()
+                if plan is None:
+                    if not self.more_to_come:
+                        return
+                    self._over.wait(0.1)
+                    continue
                 while not self._is_due(*plan) and not self._over.wait(0.02):
                     pass
                 self._submit(client, plan[1])
 
     def _take(self) -> tuple[int, Plan] | None:
         with self._lock:
-            number, self._next = self._next, self._next + 1
-            return (number, self.plans[number]) if number < len(self.plans) else None
+            number = self._next
+            if number >= len(self.plans):
+                return None
+            self._next += 1
+            return number, self.plans[number]
+
+    @property
+    def taken(self) -> int:
+        """Plans that are submitted, or wait for their time in a thread's hands."""
+        return self._next
+
+    def add(self, plans: list[Plan]) -> None:
+        """More of them, their times counted from now."""
+        now_s = time.monotonic() - self._began
+        self.plans += [replace(plan, at_s=plan.at_s + now_s) for plan in plans]
 
     def _is_due(self, number: int, plan: Plan) -> bool:
         return number < self._hurry or time.monotonic() - self._began >= plan.at_s

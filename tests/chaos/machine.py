@@ -48,11 +48,11 @@ def spawners(data: Path) -> list[int]:
     return sorted(p for p, name in processes(data).items() if name.startswith("prom-spwn-"))
 
 
-def signal_all(data: Path, number: signal.Signals) -> int:
+def signal_all(data: Path, number: signal.Signals, *, newest_first: bool = False) -> int:
     """Signal everything but the worker until nothing new turns up; returns how many."""
     done: set[int] = set()
     while fresh := set(processes(data)) - done:
-        for pid in fresh:
+        for pid in sorted(fresh, reverse=newest_first):
             send(pid, number)
         done |= fresh
     return len(done)

@@ -50,10 +50,12 @@ class World:
     """What all schedules of a run share: PostgreSQL with a migrated template, a registry, a user's token.
 
     `cabled`: we are in a network namespace of our own, and each node gets one (see `cable.py`).
+    `mutant`: the rule that servers do without (see `mutants.py`).
     """
 
     room: Path
     cabled: bool = False
+    mutant: str = ""
     postgres: PostgresServer = field(init=False)
     registry: DemoRegistry = field(init=False)
     token: str = ""
@@ -169,7 +171,9 @@ class System:
             "api": ["api", "--host", HOST, "--port", str(self.port)],
             **{name: ["control", "--only", only] for name, only in CONTROL.items()},
         }.items():
-            argv = (sys.executable, "manage.py", *words)
+            mutant = self.world.mutant
+            program = ("-m", "tests.chaos.mutants", mutant) if mutant else ("manage.py",)
+            argv = (sys.executable, *program, *words)
             self.keeper.add(name, Command(argv=argv, env=environment, cwd=PROJECT))
         for _ in range(self.nodes_wanted):
             self.add_node()
@@ -275,17 +279,19 @@ class System:
     # ---- servers and database
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        with closing(psycopg2.connect(self.database_url, connect_timeout=5)) as connection:
+        with closing(self._connect()) as connection:
             cursor = connection.cursor()
             cursor.execute(sql, values or None)
             return list(cursor.fetchall())
 
     def execute(self, sql: str, *values: object) -> None:
-        with (
-            closing(psycopg2.connect(self.database_url, connect_timeout=5)) as connection,
-            connection,
-        ):
+        with closing(self._connect()) as connection, connection:
             connection.cursor().execute(sql, values or None)
+
+    def _connect(self) -> "psycopg2.extensions.connection":
+        if "postgres" in self.halted:
+            raise psycopg2.OperationalError("it stands still")
+        return psycopg2.connect(self.database_url, connect_timeout=5)
 
     def counts(self) -> tuple[int, int]:
         """Jobs, and those that have not ended."""
@@ -322,6 +328,8 @@ class System:
         return process.pid if process and "postgres" not in self.halted else None
 
     def redis_client(self) -> "redis.Redis":
+        if "redis" in self.halted:
+            raise redis.ConnectionError("it stands still")
         return self.redis.client()
 
     def _is_up(self) -> bool:
