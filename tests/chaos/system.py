@@ -177,7 +177,7 @@ class System:
             self.keeper.add(name, Command(argv=argv, env=environment, cwd=PROJECT))
         for _ in range(self.nodes_wanted):
             self.add_node()
-        wait_until(self._is_up, 90, dump=self.dump)
+        wait_until(self._is_up, 300, dump=self.dump)
 
     def stop(self) -> None:
         """End everything; nothing of it runs afterwards."""
