@@ -88,6 +88,7 @@ def _task(task: TaskResult) -> TaskResult:
         exit_code=None if code is None else max(-BIG, min(code, BIG)),
         image_pull_s=clean_seconds(task.image_pull_s),
         image_status=clean_text(task.image_status, 20),
+        image_digest=clean_text(task.image_digest, 80),
         wall_s=clean_seconds(task.wall_s),
         cpu_s=clean_seconds(task.cpu_s),
         max_rss_kb=clean_count(task.max_rss_kb),

@@ -24,6 +24,7 @@ _BRIEF_TASK = ("image", "runtime", "cmd")
 _TASK_RESULT = {
     "exit_code": "exitCode",
     "image_status": "imagePullStatus",
+    "image_digest": "imageSha256",
     "image_pull_s": "imagePullTime",
     "wall_s": "wallTimeUsage",
     "cpu_s": "cpuTimeUsage",

@@ -71,6 +71,12 @@ class Reason(TextChoices):
     EXIT_CODE = "exitCode", "Executable exited with a non-zero exit code"
     WALLTIME = "walltime", "Walltime limit exceeded"
     IMAGE_PULL = "imagePull", "Container image pull failed"
+    IMAGE_NOT_FOUND = "imageNotFound", "Container image pull failed"
+    IMAGE_DENIED = "imageDenied", "Container image pull failed"
+    IMAGE_UNUSABLE = "imageUnusable", "Container image pull failed"
+    IMAGE_RATE_LIMITED = "imageRateLimited", "Container image pull failed"
+    IMAGE_REGISTRY_AWAY = "imageRegistryAway", "Container image pull failed"
+    IMAGE_NO_SPACE = "imageNoSpace", "Container image pull failed"
     STAGE_IN = "stageIn", "Artifact download failed"
     UNPACK = "unpack", "Artifact uncompress failed"
     INPUTS = "inputs", "Input files could not be fetched"
@@ -131,6 +137,14 @@ REASONS: dict[Reason, Meaning] = {
     Reason.DISK: Meaning(status=JobStatus.KILLED, fault=Fault.RESOURCES),
     Reason.OUTPUT_ARCHIVE: _counted(JobStatus.FAILED, Fault.RESOURCES),
     Reason.IMAGE_PULL: _counted(JobStatus.FAILED, Fault.IMAGE),
+    # Asking again gives the same answer.
+    Reason.IMAGE_NOT_FOUND: Meaning(status=JobStatus.FAILED, fault=Fault.IMAGE),
+    Reason.IMAGE_DENIED: Meaning(status=JobStatus.FAILED, fault=Fault.USER),
+    Reason.IMAGE_UNUSABLE: Meaning(status=JobStatus.FAILED, fault=Fault.IMAGE),
+    # The node has waited already; a wrong host name looks the same as a registry that is away.
+    Reason.IMAGE_RATE_LIMITED: _elsewhere(Fault.SITE),
+    Reason.IMAGE_REGISTRY_AWAY: _counted(JobStatus.FAILED, Fault.IMAGE),
+    Reason.IMAGE_NO_SPACE: _elsewhere(Fault.NODE),
     Reason.NOT_STARTED: _counted(JobStatus.FAILED, Fault.IMAGE),
     Reason.STAGE_IN: _counted(JobStatus.FAILED, Fault.DATA),
     Reason.UNPACK: _counted(JobStatus.FAILED, Fault.DATA),

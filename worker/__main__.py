@@ -68,6 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--node-disk", type=float, required=True, help="GB")
     parser.add_argument("--slots", type=int, help="jobs at a time; default: one per CPU")
     parser.add_argument(
+        "--image-cache",
+        type=float,
+        default=50.0,
+        help="GB of images to keep (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--image-pulls", type=int, default=3, help="images pulled at a time (default: %(default)s)"
+    )
+    parser.add_argument(
         "--allow-udocker-shared-uid",
         action="store_true",
         help="run udocker jobs without root, although they can then read each other's memory",
@@ -88,6 +97,8 @@ def _options(arguments: argparse.Namespace) -> node.Options:
         data=DataDir(arguments.data.resolve()),
         capacity=capacity,
         slots=max(1, min(slots, MAX_SLOTS)),
+        image_cache_bytes=int(max(0.0, arguments.image_cache) * 1024**3),
+        image_pulls=max(1, arguments.image_pulls),
         allow_shared_uid=arguments.allow_udocker_shared_uid,
     )
 

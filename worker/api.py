@@ -7,12 +7,14 @@ ApiError
 """
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 import requests
+from msgspec.structs import replace
 
 from worker.protocol import (
     AttemptKey,
@@ -86,7 +88,10 @@ class NodeApi:
 
     def fetch(self, keys: tuple[AttemptKey, ...]) -> FetchAnswer:
         answer = self._call("POST", "attempts/fetch", encode(FetchRequest(keys=keys)))
-        return self._struct(answer, FetchAnswer)
+        fetched = self._struct(answer, FetchAnswer)
+        now = time.time()
+        items = (replace(item, submitted_at=now - item.age_s) for item in fetched.items)
+        return replace(fetched, items=tuple(items))
 
     def input_file(self, key: AttemptKey, sha256: str) -> bytes:
         return self._call("GET", f"attempts/{key}/inputs/{sha256}")

@@ -10,7 +10,7 @@ import shutil
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +19,7 @@ import msgspec
 from worker import tree
 from worker.children import become_bare
 from worker.handover import Orders
-from worker.images import ImageCache, ImageLease
+from worker.images import CachePolicy, ImageCache, ImageLease
 from worker.layout import JobDir
 from worker.protocol import EndReason, TaskSecrets, TaskSpec
 from worker.runtimes.apptainer import ApptainerRuntime
@@ -56,6 +56,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """What the preparing child reports: an image ready for use, or why not."""
 
     pull_s: float = -1.0
+    digest: str = ""
     error: str = ""
     reason: EndReason | None = None
 
@@ -82,6 +83,7 @@ class Containers:
         self._orders = orders
         self._dir = job_dir
         self._runtimes = runtimes(allow_process=orders.allow_process)
+        self._digests: dict[str, str] = {}
         self.identity = Identity(uid=orders.uid, gid=orders.gid)
 
     def check(self, task: TaskSpec) -> None:
@@ -102,9 +104,9 @@ class Containers:
             with self.acquire(index) as lease:
                 request = self.request(index, lease)
                 self._runtimes[task.runtime].prepare(request, run=run_command)
-                return Prepared(pull_s=lease.image.pull_s)
+                return Prepared(pull_s=lease.image.pull_s, digest=lease.image.digest)
         except ImagePullFailed as error:
-            return Prepared(error=error.detail, reason=EndReason.IMAGE_PULL)
+            return Prepared(error=error.detail, reason=EndReason(error.code))
         except RuntimeFailure as error:
             return Prepared(error=error.detail, reason=reason_of(error))
         except OSError as error:
@@ -115,16 +117,53 @@ class Containers:
         task = self._orders.spec.tasks[index]
         if task.runtime == PROCESS:
             return ImageLease(image=NO_IMAGE, descriptor=-1)
-        cache = ImageCache(
+        lease = self._cache.acquire(
+            task.runtime, self._image_request(index), self._orders.submitted_at
+        )
+        self.pin(index, lease.image.digest)
+        return lease
+
+    def is_ready(self, index: int) -> bool:
+        """Whether the task can start without anything being pulled, asked or made. Fast."""
+        task = self._orders.spec.tasks[index]
+        if task.runtime == PROCESS:
+            return True
+        if not self._runtimes[task.runtime].starts_from_image:
+            return False
+        found = self._cache.find(
+            task.runtime, self._image_request(index), self._orders.submitted_at
+        )
+        if found is None:
+            return False
+        with found:
+            self.pin(index, found.image.digest)
+        return True
+
+    def pin(self, index: int, digest: str) -> None:
+        """What this task's image stands for, in all tasks of the job."""
+        self._digests[self._orders.spec.tasks[index].image] = digest
+
+    @cached_property
+    def _cache(self) -> ImageCache:
+        policy = CachePolicy(
+            max_bytes=self._orders.image_cache_bytes, pulls=self._orders.image_pulls
+        )
+        return ImageCache(
             Path(self._orders.images),
             runtimes=self._runtimes,
             puller=self._puller(),
             run=run_command,
+            policy=policy,
         )
-        request = ImageRequest(
-            image=task.image, mirrors=self._orders.mirrors, credential=self._credential(index)
+
+    def _image_request(self, index: int) -> ImageRequest:
+        image = self._orders.spec.tasks[index].image
+        return ImageRequest(
+            image=image,
+            mirrors=self._orders.mirrors,
+            credential=self._credential(index),
+            digest=self._digests.get(image, ""),
         )
-        return cache.acquire(task.runtime, request)
 
     def _secrets(self, index: int) -> TaskSecrets:
         return self._orders.secrets[index] if self._orders.secrets else TaskSecrets()

@@ -33,12 +33,15 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     spec: RunSpec
     secret_env: dict[str, str]
     secrets: tuple[TaskSecrets, ...] = ()
+    submitted_at: float = 0.0
     uid: int
     gid: int
     puller: int
     slot: int
     lease: str
     images: str
+    image_cache_bytes: int
+    image_pulls: int
     cgroup: str
     mirrors: dict[str, str]
     allow_process: bool

@@ -60,6 +60,8 @@ class Place:
 
     life: LifeDir
     images: Path
+    image_cache_bytes: int
+    image_pulls: int  # at a time
     node: str  # names control groups and processes
     uids: tuple[int, ...]  # one per slot
     puller: int
@@ -238,12 +240,15 @@ class Jobs:
             spec=item.spec,
             secret_env=item.secret_env,
             secrets=item.secrets,
+            submitted_at=item.submitted_at,
             uid=running.uid,
             gid=self._gid(running.uid),
             puller=place.puller,
             slot=slot.number,
             lease=str(place.life.lease),
             images=str(place.images),
+            image_cache_bytes=place.image_cache_bytes,
+            image_pulls=place.image_pulls,
             cgroup=place.node,
             mirrors=place.enrolment.mirrors,
             allow_process=place.enrolment.allow_process_runtime,

@@ -60,6 +60,8 @@ class Options:
     capacity: Capacity
     slots: int
     allow_shared_uid: bool
+    image_cache_bytes: int
+    image_pulls: int
 
 
 class Node:
@@ -184,6 +186,8 @@ class Node:
         return Place(
             life=life,
             images=options.data.images,
+            image_cache_bytes=options.image_cache_bytes,
+            image_pulls=options.image_pulls,
             node=str(self._blocks[0].number),
             uids=tuple(uids) if root else (os.getuid(),) * options.slots,
             puller=self._blocks[0].puller if root else os.getuid(),

@@ -145,13 +145,6 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     spec: RunSpec | None = None
 
 
-class RunMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """Keyword arguments of the Celery task: attempts that share one slot and run one after another."""
-
-    batch: str
-    keys: tuple[AttemptKey, ...]
-
-
 class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[AttemptKey, ...]
 
@@ -170,7 +163,8 @@ class TaskSecrets(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class Fetched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the node gets over HTTPS after the claim. `secret_env` and `secrets` never touch Redis, argv or a log.
 
-    `secrets` has one entry for each task, or none at all. `age_s`: how long ago the job was submitted.
+    `secrets` has one entry for each task, or none at all. `age_s`: how long ago the job was submitted; the node
+    adds when that was by its own clock, `submitted_at`.
     """
 
     key: AttemptKey
@@ -178,6 +172,7 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     secret_env: dict[str, str] = {}
     secrets: tuple[TaskSecrets, ...] = ()
     age_s: float = 0.0
+    submitted_at: float = 0.0
 
 
 class FetchAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,7 +190,13 @@ class EndReason(StrEnum):
 
     FINISHED = "finished"  # every task ran, or one exited non-zero: see the exit codes
     WALLTIME = "walltime"
-    IMAGE_PULL = "imagePull"
+    IMAGE_PULL = "imagePull"  # for a reason that nobody knows
+    IMAGE_NOT_FOUND = "imageNotFound"
+    IMAGE_DENIED = "imageDenied"
+    IMAGE_UNUSABLE = "imageUnusable"
+    IMAGE_RATE_LIMITED = "imageRateLimited"
+    IMAGE_REGISTRY_AWAY = "imageRegistryAway"
+    IMAGE_NO_SPACE = "imageNoSpace"
     STAGE_IN = "stageIn"
     UNPACK = "unpack"
     INPUTS = "inputs"
@@ -214,12 +215,16 @@ class EndReason(StrEnum):
     NODE_ERROR = "nodeError"
 
 
+IMAGE_REASONS = frozenset(reason for reason in EndReason if reason.value.startswith("image"))
+
+
 class TaskResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One task that was begun. Times in seconds; memory in KB (1024 bytes); `image_pull_s` is -1 from a cache."""
 
     exit_code: int | None = None
     image_pull_s: float | None = None
     image_status: str = ""
+    image_digest: str = ""
     wall_s: float | None = None
     cpu_s: float | None = None
     max_rss_kb: int | None = None
@@ -373,7 +378,6 @@ class NodeError(msgspec.Struct, frozen=True, kw_only=True):
 _encoder = msgspec.json.Encoder()
 _up = msgspec.json.Decoder(Up)
 _word = msgspec.json.Decoder(Word)
-_offer = msgspec.json.Decoder(Offer)
 
 
 def encode(value: msgspec.Struct) -> bytes:
@@ -389,8 +393,3 @@ def decode_up(data: bytes) -> Up:
 def decode_word(data: bytes) -> Word:
     """Raises msgspec.ValidationError or msgspec.DecodeError."""
     return _word.decode(data)
-
-
-def decode_offer(data: bytes) -> Offer:
-    """Raises msgspec.ValidationError or msgspec.DecodeError."""
-    return _offer.decode(data)

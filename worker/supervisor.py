@@ -24,10 +24,10 @@ from worker.images import ImageLease
 from worker.layout import JobDir
 from worker.lease import LeaseFile
 from worker.masking import mask_for
-from worker.protocol import EndReason, TaskResult
+from worker.protocol import IMAGE_REASONS, EndReason, TaskResult
 from worker.runtimes.base import Launch
 from worker.runtimes.errors import RuntimeFailure
-from worker.runtimes.select import PROCESS, is_bare
+from worker.runtimes.select import is_bare
 from worker.spool import Spool
 from worker.staging.stage import Staging
 
@@ -130,8 +130,7 @@ class Supervisor:
             if self._over:
                 break
             self._containers.check(task)
-            has_image = task.runtime != PROCESS
-            pull_s = self._prepare(index) if has_image else -1.0
+            pull_s = -1.0 if self._containers.is_ready(index) else self._prepare(index)
             with self._containers.acquire(index) as lease:
                 result = self._try_task(index, lease, pull_s)
             self._tasks.append(result)
@@ -164,11 +163,12 @@ class Supervisor:
         begin = boottime()
         prepared = self._have_done(lambda: self._containers.prepare(index), container.Prepared)
         if prepared.reason is not None:
-            if prepared.reason is EndReason.IMAGE_PULL:
+            if prepared.reason in IMAGE_REASONS:
                 self._tasks.append(
                     TaskResult(image_pull_s=boottime() - begin, image_status="failed")
                 )
             raise JobOver(prepared.reason, prepared.error)
+        self._containers.pin(index, prepared.digest)
         return prepared.pull_s
 
     def _have_done(
@@ -210,6 +210,7 @@ class Supervisor:
             exit_code=exit_code(status),
             image_pull_s=pull_s,
             image_status="cached" if pull_s < 0 else "pulled",
+            image_digest=lease.image.digest,
             wall_s=round(wall_s, 6),
             cpu_s=round(self._usage.cpu_s, 6),
             max_rss_kb=self._usage.max_rss_kb,

@@ -106,6 +106,15 @@ class Machine:
         self.runtimes[runtime].prepare(request, run=run_command)
         return request
 
+    def build_sif(self) -> Path:
+        """The plain image as a Singularity image."""
+        path = self.room / "plain.sif"
+        if not path.exists():
+            with self.cache().acquire("singularity", self.image("test/plain")) as lease:
+                root = str(lease.image.path / "root")
+                subprocess.run(["apptainer", "-s", "build", str(path), root], check=True)
+        return path
+
     def start(self, request: ContainerRequest) -> "subprocess.Popen[str]":
         """Start a container in a session of its own; its top process is the one returned."""
         launch = self.runtimes[request.image.runtime].launch(request)

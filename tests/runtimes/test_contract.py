@@ -11,7 +11,7 @@ from tests.runtimes.machine import CONFINED, ROOT, Machine, processes_of
 from tests.wait import wait_until
 from worker.runtimes.base import Identity, ImageRequest
 from worker.runtimes.commands import run_command
-from worker.runtimes.errors import ImageNotFound, ImageNotSupported, ImagePullFailed, RuntimeMissing
+from worker.runtimes.errors import ImageNotFound, ImageUnusable, RuntimeMissing
 from worker.runtimes.process import ProcessRuntime
 
 ODD_ENV = {
@@ -260,11 +260,6 @@ class TestApptainer(ContainerContract):
         ended = machine.run(self.name, "sh", "-c", f"ls /home; ls -A /root; ls -d {machine.room}")
         assert ended.out == "user\n"
 
-    @pytest.mark.contract("S19")
-    def test_shub_name_is_handed_to_apptainer(self, machine: Machine) -> None:
-        with pytest.raises(ImagePullFailed):
-            machine.cache().acquire(self.name, ImageRequest(image="shub://none/such:1"))
-
 
 class TestUdocker(ContainerContract):
     name = "udocker"
@@ -285,7 +280,7 @@ class TestUdocker(ContainerContract):
     def test_singularity_image_is_refused(self, machine: Machine) -> None:
         path = machine.room / "image.sif"
         path.write_bytes(b"x")
-        with pytest.raises(ImageNotSupported):
+        with pytest.raises(ImageUnusable):
             machine.cache().acquire(self.name, ImageRequest(image=str(path)))
 
 

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtimes.machine import IMAGES, Machine, exit_code, in_child, kill
+from tests.runtimes.machine import Machine, exit_code, in_child, kill
 from tests.wait import wait_until
-from worker.demo_registry import DemoRegistry
-from worker.image_maker import Extra, ImageConfig, build_busybox_image, push_image
 from worker.images import FROM_CACHE_S, CachePolicy, ImageCache
 from worker.runtimes.base import Command, Finished
 from worker.runtimes.commands import run_command
@@ -114,20 +112,6 @@ def test_image_in_use_by_dead_process_may_go(machine: Machine) -> None:
     assert exit_code(child) == 0
     cache.evict()
     assert not entries(machine, "dead")
-
-
-def test_tag_is_resolved_again_after_its_age(machine: Machine, registry: DemoRegistry) -> None:
-    name = "test/moving:latest"
-    push_image(IMAGES["test/plain:latest"], registry.url, name=name)
-    first = machine.cache("aging").acquire(SINGULARITY, machine.image(name))
-    newer = build_busybox_image(ImageConfig(), [Extra(path="etc/new", data=b"new")])
-    digest = push_image(newer, registry.url, name=name)
-    assert machine.cache("aging").acquire(SINGULARITY, machine.image(name)).image.cached
-    again = machine.cache("aging", CachePolicy(max_age_s=0)).acquire(
-        SINGULARITY, machine.image(name)
-    )
-    assert (again.image.cached, again.image.digest) == (False, digest)
-    assert first.image.path.exists()
 
 
 def test_command_dies_with_the_process_that_ran_it(machine: Machine) -> None:

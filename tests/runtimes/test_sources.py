@@ -5,7 +5,6 @@ import hashlib
 import http.server
 import io
 import json
-import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from worker.demo_registry import DemoRegistry
 from worker.image_maker import push_image, save_image
 from worker.runtimes.base import Credential, ImageRequest
 from worker.runtimes.docker_save import add_file, write_archive
-from worker.runtimes.errors import AuthenticationFailed, ImageNotFound, ImagePullFailed
+from worker.runtimes.errors import ImageDenied, ImageNotFound, ImagePullFailed
 from worker.runtimes.select import SINGULARITY, UDOCKER
 
 BOTH = pytest.mark.parametrize("runtime", [SINGULARITY, UDOCKER])
@@ -50,11 +49,7 @@ def files(machine: Machine) -> Path:
     save_image(PLAIN, path / "plain.tar", name="any/name:1")
     (path / "flaky.tar").write_bytes((path / "plain.tar").read_bytes())
     (path / "broken.tar").write_bytes((path / "plain.tar").read_bytes()[:100_000])
-    with machine.cache().acquire(SINGULARITY, machine.image("test/plain")) as lease:
-        subprocess.run(
-            ["apptainer", "-s", "build", str(path / "plain.sif"), str(lease.image.path / "root")],
-            check=True,
-        )
+    (path / "plain.sif").write_bytes(machine.build_sif().read_bytes())
     return path
 
 
@@ -112,7 +107,7 @@ def test_other_credential_is_refused_even_when_cached(
 ) -> None:
     machine.cache().acquire(runtime, private(private_registry, CREDENTIAL)).release()
     credential = Credential(username="alice", token=token) if token else None
-    with pytest.raises(AuthenticationFailed) as failure:
+    with pytest.raises(ImageDenied) as failure:
         machine.cache().acquire(runtime, private(private_registry, credential))
     assert "wrong-token" not in str(failure.value)
 
@@ -126,7 +121,7 @@ def test_unreachable_registry_fails_the_pull(machine: Machine, runtime: str) -> 
     request = ImageRequest(image="127.0.0.1:9/test/plain")
     with pytest.raises(ImagePullFailed, match="refused") as failure:
         machine.cache().acquire(runtime, request)
-    assert failure.value.retryable
+    assert failure.value.code == "imageRegistryAway"
 
 
 @BOTH
@@ -139,7 +134,7 @@ def test_damaged_layer_is_noticed(machine: Machine, runtime: str) -> None:
         content[1000] ^= 1
         layer.write_bytes(content)
         with pytest.raises(ImagePullFailed, match="arrived damaged"):
-            machine.cache().acquire(runtime, private(damaged, None))
+            machine.cache(f"undamaged-{runtime}").acquire(runtime, private(damaged, None))
 
 
 @BOTH

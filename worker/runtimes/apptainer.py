@@ -25,13 +25,15 @@ from worker.runtimes.base import (
     Launch,
     Run,
 )
-from worker.runtimes.errors import ImageNotSupported, ImagePullFailed, RuntimeMissing
+from worker.runtimes.errors import ImagePullFailed, ImageUnusable, NoSpace, RuntimeMissing
 from worker.runtimes.identity import user_namespaces_allowed
-from worker.runtimes.names import ImageKind, image_kind
 from worker.runtimes.sources import PATH, ImageFile, fetch_image
 
 EXIT_NOT_STARTED = 255
 """Apptainer's exit code when it could not start the program (a program may use it too)."""
+
+SMALLEST_ROOM = 1 << 20
+"""Bytes: a disk with less free space counts as full."""
 
 CONTAINMENT = (
     "--containall",  # own PID and IPC namespaces, minimal /dev, none of the host's directories
@@ -46,6 +48,7 @@ class ApptainerRuntime:
     """Stateless; `executable` is looked up on PATH when relative."""
 
     name = "singularity"
+    starts_from_image = True
 
     def __init__(self, executable: str = "apptainer") -> None:
         self._executable = executable
@@ -62,16 +65,12 @@ class ApptainerRuntime:
         """Unpack the image as the directory `into`/root; see Runtime.pull."""
         work = into / "work"
         work.mkdir(mode=0o755)
-        if image_kind(request.image) is ImageKind.SINGULARITY_HUB:
-            source, digest = request.image, ""
-        else:
-            file = fetch_image(request, work=work, identity=identity, run=run)
-            source, digest = _build_source(file), file.digest
-        self._build(source, into, identity, run)
-        _open_to_readers(into / "root", identity, run)
+        file = fetch_image(request, work=work, identity=identity, run=run)
+        self._build(_build_source(file), into, identity, run)
+        open_to_readers(into / "root", identity, run)
         shutil.rmtree(work)
         shutil.rmtree(into / "build")
-        return digest
+        return file.digest
 
     def prepare(self, request: ContainerRequest, *, run: Run) -> None:
         """Nothing to make: containers share the unpacked image."""
@@ -138,16 +137,23 @@ class ApptainerRuntime:
         )
         finished = run(command)
         if finished.code != 0:
-            raise ImagePullFailed(f"unpacking failed: {_last_line(finished.err)}")
+            raise unpacking_failed(_last_line(finished.err), into)
+
+
+def unpacking_failed(why: str, place: Path) -> ImagePullFailed:
+    """The disk's fault if it is full; the image's otherwise."""
+    if "no space left" in why.lower() or shutil.disk_usage(place).free < SMALLEST_ROOM:
+        return NoSpace(f"no space left on this node to unpack the image: {why}")
+    return ImageUnusable(f"the image cannot be unpacked: {why}")
 
 
 def _build_source(file: ImageFile) -> str:
     if file.archive and ":" in str(file.path):
-        raise ImageNotSupported(f"{file.path}: a colon in the path of a tarball")
+        raise ImageUnusable(f"{file.path}: a colon in the path of a tarball")
     return f"docker-archive:{file.path}" if file.archive else str(file.path)
 
 
-def _open_to_readers(root: Path, identity: Identity, run: Run) -> None:
+def open_to_readers(root: Path, identity: Identity, run: Run) -> None:
     """Let every slot read the image, nobody write it, and nobody gain the puller's uid from it."""
     command = Command(
         argv=("/usr/bin/chmod", "-R", "a+rX,go-w,ug-s", "--", str(root)),

@@ -45,11 +45,13 @@ class ImageRequest:
 
     `mirrors` maps a registry host ("docker.io") to the base URL that is asked instead
     ("http://127.0.0.1:5000"); there is no way back to the origin when a mirror lacks the image.
+    `digest`: what a tag was resolved to; then this is pulled, wherever the tag points by now.
     """
 
     image: str
     mirrors: Mapping[str, str] = field(default_factory=dict)
     credential: Credential | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +158,10 @@ class Runtime(Protocol):
     @property
     def name(self) -> str:
         """The public name: singularity, udocker or process."""
+
+    @property
+    def starts_from_image(self) -> bool:
+        """Whether `prepare` has nothing to do."""
 
     def version(self) -> str | None:
         """The installed version; None when the runtime cannot be used here. Blocks < 0.1 s."""

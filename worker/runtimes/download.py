@@ -1,5 +1,6 @@
 """HTTP for images: bounded retries, no credentials carried to another host, hashes while storing."""
 
+import errno
 import hashlib
 import http.client
 import time
@@ -8,11 +9,20 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, TypeVar
 from urllib.parse import urlsplit
 
-from worker.runtimes.errors import AuthenticationFailed, ImageNotFound, ImagePullFailed
+from worker.runtimes.errors import (
+    ImageDenied,
+    ImageNotFound,
+    ImagePullFailed,
+    ImageRateLimited,
+    ImageUnusable,
+    NoSpace,
+    RegistryAway,
+)
 
 Result = TypeVar("Result")
 
@@ -22,12 +32,20 @@ ATTEMPTS = 3
 TIMEOUT_S = 30.0
 """For connecting and for each read."""
 
+RATE_PATIENCE_S = 600.0
+"""How long one download waits in all for a server that says 429: Docker Hub's window is six hours."""
+
+LONGEST_PAUSE_S = 60.0
+"""Between two requests when a server says 429 and not how long to wait."""
+
 BLOCK_BYTES = 1 << 20
 SMALL_BYTES = 8 << 20
 """The most that is read of a manifest or token; registries allow manifests of 4 MB."""
 
 _REFUSED = frozenset({401, 403})
 _MISSING = frozenset({404, 410})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+TOO_MANY = 429
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,21 +72,25 @@ class HashedFile:
             while block := stream.read(BLOCK_BYTES):
                 size += len(block)
                 if self.limit_bytes is not None and size > self.limit_bytes:
-                    raise ImagePullFailed(f"{self.path.name} is larger than announced")
+                    raise ImageUnusable(f"{self.path.name} is larger than announced")
                 sha256.update(block)
                 file.write(block)
         self.digest = f"sha256:{sha256.hexdigest()}"
 
 
-def get(url: str, headers: Mapping[str, str]) -> Response:
-    """Fetch something small; answers 401 and the like instead of raising. Follows redirects."""
+def get(
+    url: str, headers: Mapping[str, str], *, method: str = "GET", body: bool = True
+) -> Response:
+    """Fetch something small; answers 401 and the like instead of raising. Follows redirects.
+
+    Without `body` only the headers are read.
+    """
 
     def read() -> Response:
         try:
-            with _open(url, headers) as answer:
-                return Response(
-                    status=answer.status, headers=answer.headers, body=answer.read(SMALL_BYTES)
-                )
+            with _open(url, headers, method) as answer:
+                data = answer.read(SMALL_BYTES) if body else b""
+                return Response(status=answer.status, headers=answer.headers, body=data)
         except urllib.error.HTTPError as error:
             if error.code >= 500 or error.code == 429:
                 raise
@@ -82,7 +104,7 @@ def store(url: str, file: HashedFile, headers: Mapping[str, str]) -> None:
     """Download into a file, which afterwards knows its digest. Raises ImagePullFailed and kin."""
 
     def read() -> None:
-        with _open(url, headers) as answer:
+        with _open(url, headers, "GET") as answer:
             file.read_from(answer)
 
     _with_retries(url, read)
@@ -91,7 +113,7 @@ def store(url: str, file: HashedFile, headers: Mapping[str, str]) -> None:
 def raise_for_status(status: int, what: str) -> None:
     """Turn an HTTP status into the package's errors; nothing on success."""
     if status in _REFUSED:
-        raise AuthenticationFailed(f"{what}: access refused (HTTP {status})")
+        raise ImageDenied(f"{what}: access refused (HTTP {status})")
     if status in _MISSING:
         raise ImageNotFound(f"{what}: not found (HTTP {status})")
     if status >= 400:
@@ -106,18 +128,49 @@ def without_secrets(url: str) -> str:
 
 def _with_retries(url: str, read: Callable[[], Result]) -> Result:
     what = without_secrets(url)
-    for attempt in range(1, ATTEMPTS + 1):
+    failures, waited_s = 0, 0.0
+    while True:
         try:
             return read()
         except urllib.error.HTTPError as error:
             error.close()
-            if (error.code < 500 and error.code != 429) or attempt == ATTEMPTS:
-                raise_for_status(error.code, what)
+            if error.code == TOO_MANY:
+                waited_s += _wait_for_limit(what, error.headers, waited_s)
+                continue
+            raise_for_status(error.code if error.code < 500 else 0, what)
+            problem = RegistryAway(f"{what}: HTTP {error.code}")
         except (OSError, http.client.HTTPException) as error:
-            if attempt == ATTEMPTS:
-                raise ImagePullFailed(f"{what}: {_reason(error)}") from error
-        time.sleep(attempt)
-    raise AssertionError("unreachable")
+            if getattr(error, "errno", None) in _FULL:
+                raise NoSpace(f"{what}: no space left on this node") from error
+            problem = RegistryAway(f"{what}: {_reason(error)}")
+        failures += 1
+        if failures == ATTEMPTS:
+            raise problem
+        time.sleep(failures)
+
+
+def _wait_for_limit(what: str, headers: Message, waited_s: float) -> float:
+    """Wait as long as the server asks; raises ImageRateLimited when that is too long. Returns the seconds."""
+    asked = headers.get("Retry-After", "")
+    pause_s = _seconds(asked) if asked else min(LONGEST_PAUSE_S, max(1.0, waited_s))
+    if waited_s + pause_s > RATE_PATIENCE_S:
+        raise ImageRateLimited(
+            f"{what}: too many requests (HTTP 429); waited {waited_s:.0f} s,"
+            f" the registry asks for {pause_s:.0f} s more"
+        )
+    time.sleep(pause_s)
+    return pause_s
+
+
+def _seconds(retry_after: str) -> float:
+    """RFC 9110, 10.2.3: seconds, or a date."""
+    if retry_after.strip().isdigit():
+        return max(1.0, float(retry_after))
+    try:
+        at = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return 1.0
+    return max(1.0, at.timestamp() - time.time())
 
 
 def _reason(error: Exception) -> str:
@@ -159,7 +212,7 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _open(url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - only http handlers
+def _open(url: str, headers: Mapping[str, str], method: str) -> http.client.HTTPResponse:
+    request = urllib.request.Request(url, headers=dict(headers), method=method)  # noqa: S310 - only http handlers
     response: http.client.HTTPResponse = _opener().open(request, timeout=TIMEOUT_S)
     return response

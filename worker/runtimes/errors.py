@@ -3,20 +3,23 @@
     RuntimeFailure
     ├── RuntimeMissing          the node lacks the runtime or something it needs
     ├── ContainerNotPrepared    the image is there, the container could not be made
-    └── ImagePullFailed
+    └── ImagePullFailed         the network or the server is at fault, or nobody knows
         ├── ImageNotFound         the registry, server or disk does not have it
-        ├── AuthenticationFailed  it may exist, but not for this credential (or for no credential)
-        └── ImageNotSupported     a form of image or name that this runtime cannot run
+        ├── ImageDenied           it may exist, but not for this credential (or for no credential)
+        ├── ImageUnusable         no image, a damaged one, or one that this runtime or machine cannot run
+        ├── ImageRateLimited      the registry wants fewer requests, for longer than a pull waits
+        ├── RegistryAway          nobody answers at this address, or only with errors of its own
+        └── NoSpace               this node's disk is full
 
-Branch on the class or its `code`. The text is for people and never contains a credential.
+Branch on the class or its `code`, which for images is a word of `worker.protocol.EndReason`. The text is
+for people and never contains a credential.
 """
 
 
 class RuntimeFailure(Exception):
-    """Base of all failures of this package; `retryable` means the same request may work later."""
+    """Base of all failures of this package."""
 
     code = "runtimeFailure"
-    retryable = False
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -36,28 +39,42 @@ class ContainerNotPrepared(RuntimeFailure):
 
 
 class ImagePullFailed(RuntimeFailure):
-    """The image could not be fetched or unpacked; the network or the server may be at fault."""
+    """The image could not be fetched or unpacked; asking again may help."""
 
-    code = "imagePullFailed"
-    retryable = True
+    code = "imagePull"
 
 
 class ImageNotFound(ImagePullFailed):
     """The registry, the server or the disk does not have the image."""
 
     code = "imageNotFound"
-    retryable = False
 
 
-class AuthenticationFailed(ImagePullFailed):
+class ImageDenied(ImagePullFailed):
     """The image is refused to this credential, or to no credential at all."""
 
-    code = "imageAuthenticationFailed"
-    retryable = False
+    code = "imageDenied"
 
 
-class ImageNotSupported(ImagePullFailed):
-    """This runtime cannot run images of this form."""
+class ImageUnusable(ImagePullFailed):
+    """It is no image, is damaged, or has a form that this runtime or machine cannot run."""
 
-    code = "imageNotSupported"
-    retryable = False
+    code = "imageUnusable"
+
+
+class ImageRateLimited(ImagePullFailed):
+    """The registry said 429 for longer than a pull waits."""
+
+    code = "imageRateLimited"
+
+
+class RegistryAway(ImagePullFailed):
+    """The registry or server cannot be reached, or fails."""
+
+    code = "imageRegistryAway"
+
+
+class NoSpace(ImagePullFailed):
+    """This node has no room for the image."""
+
+    code = "imageNoSpace"

@@ -6,6 +6,9 @@ from enum import Enum
 from urllib.parse import urlsplit
 
 HUB = "docker.io"
+SINGULARITY_HUB = "singularity-hub.org"
+"""Out of service since 2021: `shub://` needs a stand-in, given as the mirror of this host."""
+
 HUB_URL = "https://registry-1.docker.io"
 ARCHIVE_SUFFIXES = (".tar", ".tgz", ".tar.gz")
 SINGULARITY_SUFFIXES = (".sif", ".simg")
@@ -44,6 +47,11 @@ def image_kind(image: str) -> ImageKind:
     if image.startswith("shub://"):
         return ImageKind.SINGULARITY_HUB
     return ImageKind.REGISTRY
+
+
+def is_digest(text: str) -> bool:
+    """Whether this is "sha256:…"."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def is_archive(image: str) -> bool:

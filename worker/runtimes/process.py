@@ -20,6 +20,7 @@ class ProcessRuntime:
     """Refuses everything unless constructed with `allowed=True`."""
 
     name = "process"
+    starts_from_image = True
 
     def __init__(self, *, allowed: bool = False) -> None:
         self._allowed = allowed

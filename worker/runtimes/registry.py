@@ -21,8 +21,8 @@ from urllib.parse import urlencode, urlsplit
 
 from worker.runtimes.base import Credential
 from worker.runtimes.download import HashedFile, Response, get, raise_for_status, store
-from worker.runtimes.errors import AuthenticationFailed, ImageNotSupported, ImagePullFailed
-from worker.runtimes.names import Reference
+from worker.runtimes.errors import ImageDenied, ImageUnusable, NoSpace, RegistryAway
+from worker.runtimes.names import Reference, is_digest
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -30,6 +30,7 @@ INDEXES = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.oci.image.index.v1+json",
 )
+MANIFESTS = ", ".join((*INDEXES, OCI_MANIFEST, DOCKER_MANIFEST))
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 PARALLEL_LAYERS = 3
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
@@ -53,6 +54,15 @@ class RegistryClient:
     credential: Credential | None = None
     _authorization: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
+    def resolve(self) -> str:
+        """The digest that the tag has now, and proof that this credential may read it: one request.
+
+        Raises ImagePullFailed and kin.
+        """
+        answer = self._get(f"manifests/{self.reference.tag}", MANIFESTS, method="HEAD")
+        digest = str(answer.headers.get("Docker-Content-Digest", ""))
+        return digest if is_digest(digest) else self._manifest(self.reference.tag)[0]
+
     def pull(self, into: Path) -> PulledImage:
         """Download this machine's variant of the image; layers become files in `into`.
 
@@ -62,7 +72,7 @@ class RegistryClient:
         if manifest.get("mediaType") in INDEXES or "manifests" in manifest:
             _, manifest = self._manifest(_choose_platform(manifest, self._name))
         if "config" not in manifest or "layers" not in manifest:
-            raise ImageNotSupported(f"{self._name}: not an image of manifest schema 2")
+            raise ImageUnusable(f"{self._name}: not an image of manifest schema 2")
         config = self._blob(manifest["config"], into / "config.json").read_bytes()
         layers = manifest["layers"]
         self._check_space(sum(int(layer["size"]) for layer in layers), into)
@@ -81,20 +91,19 @@ class RegistryClient:
         # Twice: as downloaded, and in the archive made of it. What it unpacks to is not known yet.
         free = shutil.disk_usage(into).free
         if 2 * size > free:
-            raise ImagePullFailed(f"{self._name}: {size} bytes to download, {free} bytes free")
+            raise NoSpace(f"{self._name}: {size} bytes to download, {free} bytes free")
 
     def _manifest(self, tag: str) -> tuple[str, dict[str, Any]]:
-        accept = ", ".join((*INDEXES, OCI_MANIFEST, DOCKER_MANIFEST))
-        answer = self._get(f"manifests/{tag}", accept)
+        answer = self._get(f"manifests/{tag}", MANIFESTS)
         digest = f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
         if tag.startswith("sha256:") and tag != digest:
-            raise ImagePullFailed(f"{self._name}: manifest does not match its digest")
+            raise ImageUnusable(f"{self._name}: manifest does not match its digest")
         try:
             manifest = json.loads(answer.body)
         except ValueError as error:
-            raise ImagePullFailed(f"{self._name}: manifest is not JSON") from error
+            raise ImageUnusable(f"{self._name}: manifest is not JSON") from error
         if not isinstance(manifest, dict):
-            raise ImagePullFailed(f"{self._name}: manifest is not an object")
+            raise ImageUnusable(f"{self._name}: manifest is not an object")
         return digest, manifest
 
     def _blob(self, descriptor: dict[str, Any], path: Path) -> Path:
@@ -103,24 +112,24 @@ class RegistryClient:
         url = self._url(f"blobs/{digest}")
         try:
             store(url, file, self._authorization)
-        except AuthenticationFailed:
+        except ImageDenied:
             # Tokens are short-lived (five minutes at Docker Hub), pulls may not be.
             self._authorization = {}
             self._manifest(self.reference.tag)
             store(url, file, self._authorization)
         if file.digest != digest:
-            raise ImagePullFailed(f"{self._name}: {digest} arrived damaged")
+            raise RegistryAway(f"{self._name}: {digest} arrived damaged")
         return path
 
     def _url(self, rest: str) -> str:
         return f"{self.base_url.rstrip('/')}/v2/{self.reference.repository}/{rest}"
 
-    def _get(self, rest: str, accept: str) -> Response:
+    def _get(self, rest: str, accept: str, *, method: str = "GET") -> Response:
         url = self._url(rest)
-        answer = get(url, {**self._authorization, "Accept": accept})
+        answer = get(url, {**self._authorization, "Accept": accept}, method=method)
         if answer.status == 401 and not self._authorization:
             self._authorize(answer.headers.get("WWW-Authenticate", ""))
-            answer = get(url, {**self._authorization, "Accept": accept})
+            answer = get(url, {**self._authorization, "Accept": accept}, method=method)
         raise_for_status(answer.status, self._name)
         return answer
 
@@ -131,7 +140,7 @@ class RegistryClient:
         elif scheme.lower() == "bearer":
             self._authorization = self._bearer(dict(_CHALLENGE.findall(fields)))
         else:
-            raise AuthenticationFailed(f"{self._name}: the registry wants a credential")
+            raise ImageDenied(f"{self._name}: the registry wants a credential")
 
     def _bearer(self, challenge: dict[str, str]) -> dict[str, str]:
         realm = challenge.get("realm", "")
@@ -143,7 +152,7 @@ class RegistryClient:
             body = json.loads(answer.body)
             token = body.get("token") or body["access_token"]
         except (ValueError, KeyError, AttributeError) as error:
-            raise ImagePullFailed(f"{self._name}: the registry gave no token") from error
+            raise RegistryAway(f"{self._name}: the registry gave no token") from error
         return {"Authorization": f"Bearer {token}"}
 
     def _may_see_login(self, realm: str) -> bool:
@@ -162,4 +171,4 @@ def _choose_platform(index: dict[str, Any], name: str) -> str:
         system = entry.get("platform") or {}
         if (system.get("os"), system.get("architecture")) == ("linux", ARCHITECTURE):
             return str(entry["digest"])
-    raise ImageNotSupported(f"{name}: has no variant for linux/{ARCHITECTURE}")
+    raise ImageUnusable(f"{name}: has no variant for linux/{ARCHITECTURE}")

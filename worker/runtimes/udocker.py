@@ -1,14 +1,14 @@
 """Runs containers with udocker: a writable copy of the image per job, executed by PRoot (mode P1).
 
-udocker keeps the image and makes the copy. What `udocker run` would then do is done here, because
-udocker 1.3.17 strips and splits environment values, prefers the image's variables over the user's, and
-keeps a Python process above the program (60 ms more); and because Debian's PRoot 5.1.0 alone reports
-the exit code of whatever process ended last, waits for background processes, and when killed leaves
-its processes running. So PRoot runs as the first process of a PID namespace of its own, and the program
-under a small supervisor script (below) in a static busybox.
+udocker loads the image and makes one container of it, which is copied for each job. What `udocker run`
+would then do is done here, because udocker 1.3.17 strips and splits environment values, prefers the
+image's variables over the user's, and keeps a Python process above the program (60 ms more); and because
+Debian's PRoot 5.1.0 alone reports the exit code of whatever process ended last, waits for background
+processes, and when killed leaves its processes running. So PRoot runs as the first process of a PID
+namespace of its own, and the program under a small supervisor script (below) in a static busybox.
 
-A start takes 15-30 ms, and the copy before it 100 ms and more. Every system call of the program costs
-17 µs extra: Debian's PRoot is built without seccomp, so P1 and P2 are alike here.
+A start takes 12 ms of CPU; the copy before it depends on the image's size. Every system call of the
+program costs 17 µs extra: Debian's PRoot is built without seccomp, so P1 and P2 are alike here.
 
 PRoot is no jail: a hostile program can reach what its uid can reach on the host. Isolation between jobs
 needs a uid for each, hence a node run by root, or an operator who accepts that (DESIGN, invariant 4).
@@ -23,10 +23,16 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worker.runtimes.apptainer import CONTAINMENT, ApptainerRuntime
+from worker.runtimes.apptainer import (
+    CONTAINMENT,
+    ApptainerRuntime,
+    open_to_readers,
+    unpacking_failed,
+)
 from worker.runtimes.base import (
     HOME,
     TMP,
@@ -41,8 +47,7 @@ from worker.runtimes.base import (
 from worker.runtimes.docker_save import ARCHIVE_NAME
 from worker.runtimes.errors import (
     ContainerNotPrepared,
-    ImageNotSupported,
-    ImagePullFailed,
+    ImageUnusable,
     RuntimeMissing,
 )
 from worker.runtimes.identity import user_namespaces_allowed
@@ -61,6 +66,10 @@ HOST_TMP = Path(TMP)
 HOST_FILES = ("/dev", "/proc", "/sys", "/etc/resolv.conf", "/etc/hosts")
 MOUNTED_FILES = ("hosts", "localtime", "resolv.conf", "passwd", "group")
 MAX_METADATA_BYTES = 4 << 20
+REPOSITORY = ARCHIVE_NAME.partition(":")[0]
+MODEL = "model"
+"""The unpacked container in the cache that each job gets a copy of."""
+
 INNER_BUSYBOX = "/.prominence/busybox"
 
 HIDDEN = re.compile(r"(LD|PROOT|GLIBC|MALLOC|GCONV)_[A-Za-z0-9_]*")
@@ -119,6 +128,7 @@ class UdockerRuntime:
     """Stateless; the executables' places are those of worker/setup/install-udocker.sh."""
 
     name = "udocker"
+    starts_from_image = False
 
     def __init__(
         self,
@@ -147,58 +157,58 @@ class UdockerRuntime:
         )
 
     def pull(self, request: ImageRequest, *, into: Path, identity: Identity, run: Run) -> str:
-        """Fill `into` with udocker's image repository; see Runtime.pull."""
+        """Fill `into` with one container of udocker's, the model of all others; see Runtime.pull."""
         self._require()
-        work = into / "work"
+        work, home = into / "work", into / "home"
         work.mkdir(mode=0o755)
         file = fetch_image(request, work=work, identity=identity, run=run)
         if not file.archive:
-            raise ImageNotSupported(f"{request.image}: udocker cannot use Singularity images")
-        home = into / "home"
+            raise ImageUnusable(f"{request.image}: udocker cannot use Singularity images")
         _make_owned(home, identity)
-        finished = run(
-            Command(
-                argv=(
-                    str(self._udocker),
-                    "load",
-                    "-i",
-                    str(file.path),
-                    ARCHIVE_NAME.partition(":")[0],
-                ),
-                env=self._udocker_env(image=into, home=home),
-                cwd=home,
-                identity=identity,
-            )
-        )
-        if finished.code != 0 or not (into / "repos" / ARCHIVE_NAME.partition(":")[0]).is_dir():
-            raise ImagePullFailed(
-                f"udocker could not load the image: {finished.err[-500:].strip()}"
-            )
+        udocker = partial(self._command, image=into, home=home, identity=identity)
+        finished = run(udocker("load", "-i", str(file.path), REPOSITORY))
+        if finished.code != 0 or not (into / "repos" / REPOSITORY).is_dir():
+            raise unpacking_failed(finished.err[-500:].strip(), into)
         shutil.rmtree(work)
-        shutil.rmtree(home)
+        finished = run(udocker("create", "--name=model", _loaded(into)))
+        container = home / "containers" / "model"
+        if finished.code != 0 or not container.is_dir():
+            raise unpacking_failed(finished.err[-500:].strip(), into)
+        container.resolve().rename(into / MODEL)
+        for path in (home, into / "repos", into / "layers"):
+            shutil.rmtree(path)
+        open_to_readers(into / MODEL, identity, run)
         return file.digest
 
     def prepare(self, request: ContainerRequest, *, run: Run) -> None:
-        """Unpack the job's own copy of the image, as the job's own user; see Runtime.prepare."""
+        """Make the job's own copy of the model, as the job's own user; see Runtime.prepare.
+
+        What `udocker create` would do again for each job, at a tenth of its price.
+        """
         self._require()
-        if self._container(request).is_dir():
+        container = self._container(request)
+        if container.is_dir():
             return
-        home = request.private / "udocker"
-        for directory in (home, request.private / "shm", request.private / "proot"):
+        for directory in (container.parent, request.private / "shm", request.private / "proot"):
             if not directory.is_dir():
                 _make_owned(directory, request.identity)
+        draft = container.with_name("draft")
+        copy = ("/usr/bin/cp", "-r", "--preserve=mode,links,timestamps", "--reflink=auto", "-T")
         finished = run(
             Command(
-                argv=(str(self._udocker), "create", f"--name={request.name}", _loaded(request)),
-                env=self._udocker_env(image=request.image.path, home=home),
-                cwd=home,
+                argv=(*copy, "--", str(request.image.path / MODEL), str(draft)),
+                env={"PATH": PATH},
+                cwd=Path("/"),
                 identity=request.identity,
             )
         )
-        if finished.code != 0 or not self._container(request).is_dir():
-            raise ContainerNotPrepared(f"udocker create: {finished.err[-500:].strip()}")
+        if finished.code != 0:
+            raise ContainerNotPrepared(
+                f"the image could not be copied: {finished.err[-500:].strip()}"
+            )
         if self._engine is Engine.APPTAINER:
-            self._make_mount_points(request, run)
+            self._make_mount_points(request, draft / "ROOT", run)
+        draft.rename(container)
 
     def launch(self, request: ContainerRequest) -> Launch:
         """PRoot, or Apptainer, on the job's copy, in PID and mount namespaces of its own."""
@@ -225,9 +235,8 @@ class UdockerRuntime:
         env = self._inner_env(request, config)
         return Launch(argv=argv, env=env, cwd=request.private, signal_group=True)
 
-    def _make_mount_points(self, request: ContainerRequest, run: Run) -> None:
+    def _make_mount_points(self, request: ContainerRequest, root: Path, run: Run) -> None:
         # As the job, for the image may have links in these places. What cannot be made is not mounted.
-        root = self._container(request) / "ROOT"
         directories = tuple(str(root / name) for name in ("home/user", "tmp", "var/tmp", "etc"))
         files = tuple(str(root / "etc" / name) for name in MOUNTED_FILES)
         for argv in (("/usr/bin/mkdir", "-p", *directories), ("/usr/bin/touch", *files)):
@@ -257,7 +266,7 @@ class UdockerRuntime:
                     path.unlink()
 
     def _container(self, request: ContainerRequest) -> Path:
-        return request.private / "udocker" / "containers" / request.name
+        return request.private / "udocker" / request.name
 
     def _bindings(self, request: ContainerRequest) -> tuple[str, ...]:
         pairs = [(path, path) for path in HOST_FILES if Path(path).exists()]
@@ -278,8 +287,8 @@ class UdockerRuntime:
             env["PROOT_NO_SECCOMP"] = "1"
         return env
 
-    def _udocker_env(self, *, image: Path, home: Path) -> dict[str, str]:
-        return {
+    def _command(self, *words: str, image: Path, home: Path, identity: Identity) -> Command:
+        env = {
             "PATH": PATH,
             "HOME": str(home),
             "UDOCKER_DIR": str(home),
@@ -287,6 +296,7 @@ class UdockerRuntime:
             "UDOCKER_REPOS": str(image / "repos"),
             "UDOCKER_LAYERS": str(image / "layers"),
         }
+        return Command(argv=(str(self._udocker), *words), env=env, cwd=home, identity=identity)
 
     def _installed(self) -> bool:
         needed = (self._udocker, self._proot, self._busybox, Path("/usr/bin/unshare"))
@@ -311,13 +321,14 @@ def _hide(env: Mapping[str, str]) -> dict[str, str]:
     return {**rest, **renamed, "PROMINENCE_HIDDEN": " ".join(hidden)}
 
 
-def _loaded(request: ContainerRequest) -> str:
+def _loaded(image: Path) -> str:
     """The name the image got in udocker's repository: the tag is the archive's own."""
-    repository = request.image.path / "repos" / ARCHIVE_NAME.partition(":")[0]
-    tags = sorted(entry.name for entry in repository.iterdir() if entry.is_dir())
+    tags = sorted(
+        entry.name for entry in (image / "repos" / REPOSITORY).iterdir() if entry.is_dir()
+    )
     if not tags:
-        raise ContainerNotPrepared("the cached image has no tag")
-    return f"{ARCHIVE_NAME.partition(':')[0]}:{tags[0]}"
+        raise ImageUnusable("the image has no tag")
+    return f"{REPOSITORY}:{tags[0]}"
 
 
 def _read_config(path: Path) -> dict[str, Any]:
