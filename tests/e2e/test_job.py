@@ -1,6 +1,8 @@
 """Jobs in real containers, from submission to their end, as a user sees them."""
 
 import base64
+import itertools
+import os
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from tests.stack import Stack
 from tests.wait import wait_until
 
 RUNTIMES = ("singularity", "udocker")
+_numbers = itertools.count(1)
 
 
 @pytest.fixture(params=RUNTIMES)
@@ -138,9 +141,14 @@ def test_a_failing_job_is_tried_again_as_often_as_it_asks(stack: Stack) -> None:
     assert (ended["status"], ended["execution"]["retries"]) == ("completed", 2)
 
 
+def _unique_sleep() -> str:
+    """A command that no other job of this machine runs: the suite runs on two back ends at once."""
+    return f"sleep {os.getpid() * 1000 + next(_numbers)}"
+
+
 @pytest.mark.contract("S14", "S81")
 def test_a_job_over_its_walltime_is_killed(stack: Stack, runtime: str) -> None:
-    mark = f"sleep 86{runtime.count('e')}51"
+    mark = _unique_sleep()
     resources = {"cpus": 1, "memory": 1, "disk": 1, "nodes": 1, "walltime": 0.03}
     job = stack.submit(document(mark, runtime=runtime, resources=resources))
 
@@ -152,7 +160,7 @@ def test_a_job_over_its_walltime_is_killed(stack: Stack, runtime: str) -> None:
 
 @pytest.mark.contract("S13")
 def test_deleting_a_running_job_kills_its_processes(stack: Stack, runtime: str) -> None:
-    mark = f"sleep 76{runtime.count('e')}51"
+    mark = _unique_sleep()
     job = stack.submit(document(f"sh -c 'echo begun; {mark} & {mark}'", runtime=runtime))
     stack.wait_status(job, "running")
     wait_until(lambda: commands_containing(mark), 30, dump=stack.dump)
