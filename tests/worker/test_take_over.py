@@ -34,7 +34,8 @@ def ordered(life: LifeDir, key: AttemptKey) -> Orders:
     job_dir.path.mkdir()
     return Orders(
         key=key, dir=str(job_dir.path), spec=RunSpec(tasks=()), secret_env={}, uid=os.getuid(), gid=os.getgid(),
-        puller=os.getuid(), slot=0, lease=str(life.lease), images="", cgroup="0", mirrors={},
+        puller=os.getuid(), slot=0, lease=str(life.lease), images="", image_cache_bytes=1 << 30,
+        image_pulls=1, cgroup="0", mirrors={},
         allow_process=True, allow_shared_uid=True, log_cap_bytes=1000,
     )  # fmt: skip
 
