@@ -6,7 +6,10 @@ from html import escape
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 60, 150, 30, 40
-COLOURS = ("#2f6fb0", "#c2571a", "#3c8c4a", "#8a4fa3", "#777777", "#b03a48")
+COLOURS = (
+    *("#2f6fb0", "#c2571a", "#3c8c4a", "#8a4fa3", "#777777"),
+    *("#b03a48", "#2aa198", "#b58900", "#444c5c"),
+)
 Point = tuple[float, float]
 
 
